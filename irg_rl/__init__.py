@@ -1,7 +1,7 @@
 """Reinforcement learning for models that think, draw, look at what they drew, and draw again.
 
-The functions and classes of `irg_rl.api`, which a notebook needs, can also be imported from `irg_rl`. They are loaded
-only when they are first used, because loading torch takes seconds.
+Notebooks use the functions and classes of `irg_rl.api`. They can also be imported from `irg_rl`. Each one is loaded
+only at its first use, because loading torch takes seconds.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
 """Functions for a notebook. They do the steps of RL (sample, score, assign credit, learn) in one process, without Ray
 (docs/python.md).
 
-All settings come from a recipe, so the functions have no arguments for single settings. The functions use the same code
-as the command `irg-rl train`, and give the same numbers as this command for the same seeds.
+All settings come from a recipe, so the functions have no arguments for single settings. The functions use the code of
+the command `irg-rl train`. With the same seeds, they give the same numbers as this command.
 
 Letters in shapes: H and W are height and width of an image in pixels. K is the number of images of a trajectory, one
 per turn.
@@ -69,8 +69,9 @@ class Policy:
         return groups
 
     def sample_group(self, number: int, prompt: Prompt) -> Group:
-        """Sample a group for one prompt. The result depends only on `number`, the prompt, `rl.seed` and the weights, so
-        the same call can be repeated.
+        """Sample the trajectories of one prompt, and return them as a group. `number` is the number of the group, which
+        is a part of the seed. The result depends only on `number`, the prompt, `rl.seed` and the weights, so the same
+        call can be repeated.
 
         >>> group = policy.sample_group(7, prompts[7])
         >>> again = policy.sample_group(7, prompts[7])  # the same pictures
@@ -82,8 +83,8 @@ class Policy:
         """Copy the weights of the learner into this policy. All later samples are drawn with these weights. The
         policy's `version` becomes the number of updates that the learner has made.
 
-        With LoRA, only the adapters are copied. Raises InputError if, with LoRA, policy and learner have loaded
-        different model folders.
+        With LoRA, only the adapters are copied. Then policy and learner must have loaded the same model folder.
+        Otherwise InputError is raised.
 
         >>> policy.follow(learner)
         >>> policy.version, policy.digest[:12]
@@ -118,14 +119,17 @@ def load_prompts(recipe: Recipe, split: str = "train") -> list[Prompt]:
 def score(groups: Sequence[Group], recipe: Recipe, run: Path | str | None = None) -> None:
     """Score every image with every scorer of the recipe, and store the scores in the groups.
 
-    The scores of a scorer are `trajectory.rewards[name]`: one number per image of the trajectory, in the units of the
-    scorer, or None for an image on which the scorer failed. Scores of reflections and edits are stored in
-    `segment.scores`.
+    The scores of the scorer `name` are in `trajectory.rewards[name]`: one number per image of the trajectory, in the
+    units of the scorer. If the scorer failed on an image, the score of this image is None. Scores of reflections and
+    edits are stored in `segment.scores`.
 
     `run` is the folder of a run that has trained small CLIP and HPS models. It is needed only if the recipe uses such
-    models. Every call loads the scorers again, so pass many groups in one call. Raises InputError if the recipe has no
-    scorers or if a scorer needs a run, ScorerUnavailable if a scorer cannot work, and TooManyFailures if the share of
-    failures is above `rewards.max_failure_share`.
+    models. Every call loads the scorers again, so pass many groups in one call.
+
+    This function can raise three errors:
+    * InputError: the recipe has no scorers, or a scorer needs a run and `run` is None.
+    * ScorerUnavailable: a scorer cannot work.
+    * TooManyFailures: the share of failures is above `rewards.max_failure_share`.
 
     >>> irg_rl.score(groups, recipe, run="runs/shapes")
     >>> groups[0].trajectories[0].rewards["verifier"]  # one number per turn
@@ -144,9 +148,10 @@ def assign_credit(groups: Sequence[Group], recipe: Recipe) -> list[Selection]:
     The advantage of a segment (a text or an image) is `segment.advantage`: a number without a unit, or None if the
     segment is not trained.
 
-    Returns one Selection per group: `has_spread` (whether the rewards of its samples differ), `empty` (whether nothing
-    in the group is trained) and `counts` (a dict of numbers for the log). Raises InputError for a group that was not
-    scored.
+    Returns one Selection per group. Raises InputError for a group that was not scored. A Selection has three fields:
+    * `has_spread`: whether the rewards of the group's samples differ
+    * `empty`: whether nothing in the group is trained
+    * `counts`: a dict of numbers for the log
 
     >>> selections = irg_rl.assign_credit(groups, recipe)
     >>> [segment.advantage for segment in groups[0].segments]

@@ -9,10 +9,10 @@ UPDATES = "RL update"
 
 @dataclass(frozen=True)
 class Curve:
-    """One figure of the report. It draws the logged numbers whose names match the regular expression `pattern`. The
-    expression may have groups named `line` and `panel`. A figure may have several panels (parts) with several lines.
-    The text that the group `panel` matches says in which panel a number is drawn. The text that the group `line`
-    matches says on which line."""
+    """One figure of the report. The regular expression `pattern` is matched with the names of all logged numbers. The
+    figure draws the numbers with matching names. A figure may have several panels (parts) with several lines. The
+    expression may have groups named `panel` and `line`. The text that matches `panel` is the panel of a number. The
+    text that matches `line` is its line."""
 
     title: str
     stages: str

@@ -33,9 +33,9 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
     """Return the address of the proxy for connections to a host, or None if no proxy is used. `scheme` is http or
     https.
 
-    For http, the address is the value of HTTP_PROXY. For https, it is the value of HTTPS_PROXY. If the variable for
-    this scheme is not set, the value of ALL_PROXY is used. No proxy is used if the host is this machine or if NO_PROXY
-    lists the host. (An entry of NO_PROXY may have a port. Then it applies only to connections to this `port`.)
+    The address is the value of HTTP_PROXY (for http) or HTTPS_PROXY (for https). If the variable for this scheme is not
+    set, the value of ALL_PROXY is used. No proxy is used if the host is this machine or if NO_PROXY lists the host. (An
+    entry of NO_PROXY may have a port. Then the entry applies only to connections to this `port`.)
 
     The name of each variable may also be written in lower case, such as http_proxy. If both names are set, the value of
     the lower-case name is used, as in curl. Raises InputError with the name of the variable if its value is invalid.
@@ -65,10 +65,10 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
 
 
 def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """Return an SSL context with the trusted certificates for https connections. The variable
-    SSL_CERT_FILE names a file with certificates, and SSL_CERT_DIR names a folder. If neither variable is set, the
-    certificates of the package certifi are used. Raises InputError with the name of the variable if the file or folder
-    is missing, or if the file has no certificates."""
+    """Return an SSL context with the trusted certificates for https connections. The variable SSL_CERT_FILE names a
+    file with certificates, and SSL_CERT_DIR names a folder. If neither variable is set, the certificates of the package
+    certifi are used. Raises InputError if the file or folder is missing, or if the file has no certificates. The error
+    names the variable."""
     file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     if not file and not folder:
         return ssl.create_default_context(cafile=certifi.where())
@@ -82,7 +82,7 @@ def trusted_certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLCont
 
 
 def wandb_mode(environ: Mapping[str, str] = os.environ) -> Any:
-    """Return the mode of wandb (such as "online"). It is the value of WANDB_MODE if this is set. Otherwise it is
+    """Return the mode of wandb (such as "online"). If WANDB_MODE is set, its value is the mode. Otherwise the mode is
     "online" if WANDB_API_KEY is set, and "offline" if not. Raises InputError for an unknown mode."""
     mode = environ.get("WANDB_MODE") or ("online" if environ.get("WANDB_API_KEY") else "offline")
     if mode not in _WANDB_MODES:

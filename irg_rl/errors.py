@@ -25,8 +25,8 @@ def is_expected(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the memory of the machine or of a GPU was too small. torch says so in several ways: by a class of
-    its own for a GPU, and by a RuntimeError for the machine's memory."""
+    """Return whether the memory of the machine or of a GPU was too small. For a GPU, torch raises an error class of its
+    own. For the memory of the machine, it raises a RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -72,9 +72,9 @@ def transition(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """Return the mean and the standard deviation (std) of the normal distribution of x_{t_next} given x_t. Gradients
-    reach v through the mean. std has no gradient. In the formulas, v is the velocity at time t, dt = t_next - t < 0,
-    and level is `noise_level`.
+    """Return the mean and the standard deviation (std) of the normal distribution of x_{t_next} given x_t. `kind`
+    selects one of the four formulas below. In the formulas, v is the velocity at time t, dt = t_next - t < 0, and level
+    is `noise_level`. Gradients reach v through the mean. std has no gradient.
 
     Flow-SDE and Dance-SDE: mean = x + v dt + a^2 / (2 t) (x + (1 - t) v) dt, std = a sqrt(-dt). Flow-SDE has a = level
     sqrt(t / (1 - t)), Dance-SDE has a = level.
@@ -83,9 +83,9 @@ def transition(
     x1 = x + (1 - t) v are the estimates of the data and the noise. ODE: mean = x + v dt, std = 0.
 
     Flow-SDE divides by zero at t = 1, so the first step needs one of two rules. Rule `t_second` (Flow-GRPO): where t is
-    exactly 1, 1 - t is replaced by 1 - t_second. t_second is the second time of the schedule, the first one below 1.
-    Rule `t_max` (R3): 1 - t is never below 1 - t_max. Raises ValueError if t = 1 occurs under Flow-SDE and neither rule
-    is given, or if both are given.
+    exactly 1, 1 - t is replaced by 1 - t_second. t_second is the second time of the schedule, which is the first time
+    below 1. Rule `t_max` (R3): 1 - t is never below 1 - t_max. Raises ValueError if both rules are given. Also raises
+    ValueError if neither rule is given and t = 1 occurs under Flow-SDE.
     """
     kind = Transition(kind)
     x, v = _wide(x), _wide(v)
@@ -118,9 +118,10 @@ def step(
     t_second: Float[Tensor, "*B"] | float | None = None,
     t_max: float | None = None,
 ) -> tuple[Float[Tensor, "*B N D"], Float[Tensor, "*B N D"], Float[Tensor, "*B"]]:
-    """Compute one denoising step of the noisy image x from time t to t_next, with velocity v and the given
+    """Compute one denoising step of the noisy image x from time t to t_next. v is the velocity, and `noise` is
     standard-normal noise (None for the ODE). Return (x_next, mean, std): the state after the step, and the mean and
-    standard deviation of its distribution."""
+    standard deviation of its distribution. The other arguments choose this distribution, as explained in `transition`.
+    """
     mean, std = transition(x, v, t, t_next, noise_level, kind, t_second=t_second, t_max=t_max)
     if Transition(kind) is Transition.ODE:
         return mean, mean, std
@@ -140,11 +141,11 @@ def log_prob(
     entry of std. Only `mean` receives a gradient.
 
     The value is log N(x_next; mean, std^2), averaged over the dimensions of the latent. (All flow-GRPO codes take the
-    mean, not the sum, and clip ranges of 1e-4 and below assume this.) For CPS it is -(x_next - mean)^2, without
-    variance and normaliser, as in the paper of CPS. So the probability ratios of CPS have another scale. For the ODE
-    the value is 0, because a deterministic step has no density.
+    mean, not the sum, and clip ranges of 1e-4 and below assume this.) For CPS the value has no variance and no
+    normaliser: it is -(x_next - mean)^2, as in the paper of CPS. So the probability ratios of CPS have another scale.
+    For the ODE the value is 0, because a deterministic step has no density.
 
-    Raises ValueError where std is 0, because such a step cannot be trained. (The ODE is not checked.)
+    Raises ValueError if a value of std is 0, because such a step cannot be trained. For the ODE this is not checked.
     """
     kind = Transition(kind)
     mean, std = _wide(mean), _wide(std).detach()
@@ -173,16 +174,17 @@ def sde_window(
     span: tuple[int, int] | None = None,
     iteration: int = 0,
 ) -> list[int]:
-    """Return the indices of the denoising steps that are noisy and trained: the window. `policy` says how they are
-    chosen from all `steps` steps, and `size` is their number. The other steps are ODE steps without noise.
+    """Return the window: the indices of the denoising steps that are noisy and trained. The window has `size` of all
+    `steps` steps, and `policy` says how they are chosen. The other steps are ODE steps without noise.
 
     The choice is the same for the same `seed` and `iteration` (number of the training iteration). So all samples of one
     prompt train the same steps. (If every sample had its own window, training would collapse: verl-omni, common
     pitfalls.)
 
-    span: (low, high) limits the window to the steps low ... high - 1, for example to leave out the last step of CPS,
-    whose std is 0. The policy `progressive` moves the window by one step every PROGRESSIVE_EVERY iterations. When the
-    window has reached the end of the span, it starts again at `low`. The policy `all` ignores `size`.
+    span: (low, high) limits the window to the steps low ... high - 1. For example, the last step of CPS can be left out
+    in this way, because its std is 0. The policy `progressive` moves the window by one step every PROGRESSIVE_EVERY
+    iterations. When the window has reached the end of the span, it starts again at `low`. The policy `all` ignores
+    `size`.
     """
     policy = WindowPolicy(policy)
     low, high = span if span is not None else (0, steps)

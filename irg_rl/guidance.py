@@ -12,8 +12,8 @@ from torch import Tensor
 
 class Renorm(StrEnum):
     """A setting that says how the norm of a guided velocity is limited. Guidance can make a velocity larger, so the
-    guided velocity is scaled down to the norm of the unguided velocity. The setting says whether the norms are computed
-    over the whole image or for each token, and whether this is done before or after image guidance."""
+    guided velocity is scaled down to the norm of the unguided velocity. The setting makes two choices. The norms are
+    computed over the whole image or for each token. And the scaling comes before or after image guidance."""
 
     GLOBAL = "global"  # one norm over the whole image
     CHANNEL = "channel"  # one norm for each token
@@ -43,7 +43,7 @@ def guide(
         w = u + s_t (v - u);   out = w_i + s_i (w - w_i) if s_i > 1, else w
 
     v is the velocity with the full context, u the velocity without the last text, and w_i the velocity without images.
-    s_t is `text_scale` and s_i is `image_scale`.
+    s_t is `text_scale` and s_i is `image_scale`. If s_i is at most 1, w_i is not needed and may be None.
 
     Then `out` is multiplied by |v| / |out|. This factor is clamped to [renorm_min, 1], so it never makes `out` larger.
     `renorm` says whether the norms are computed over the whole image or for each token. If `renorm` is `text_channel`,

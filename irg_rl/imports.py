@@ -3,9 +3,10 @@
 A module is searched in this order: in the program's own packages, in all other installed packages, in the folder of the
 recipe, and in the working folder. Every process searches in this order when it imports an object that a recipe names.
 
-The program's packages come first, because the user's folder may contain a `rewards.py` or `sft/` of its own, which must
-not replace them. For the same reason, child processes (Ray's workers, the embedded judge) start with the folder of the
-program's packages first in the import path, and without the working folder.
+The program's packages come first, because the user's folder may contain a `rewards.py` or `sft/` of its own. Such files
+must not replace the program's packages. For the same reason, child processes (Ray's workers, the embedded judge) start
+with a changed import path. It begins with the folder of the program's packages, and it does not contain the working
+folder.
 """
 
 import difflib
@@ -25,8 +26,8 @@ PACKAGES = Path(__file__).resolve().parents[1]
 
 
 def remember_folders(*folders: Path, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Add these folders to the folders in which the user's modules are searched. They are searched after the folders
-    that were added before. The list is stored in an environment variable, so child processes use it, too."""
+    """Add these folders to the folders in which the user's modules are searched. The new folders are searched after the
+    folders that were added before. The list is stored in an environment variable, so child processes use it, too."""
     known = user_folders(environ)
     new = [str(folder.absolute()) for folder in folders]
     environ[FOLDERS] = os.pathsep.join(dict.fromkeys([*known, *(path for path in new if os.pathsep not in path)]))

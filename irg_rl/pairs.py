@@ -1,13 +1,13 @@
 """Preference pairs from the trajectories of one group (all trajectories of one prompt): at every fork, the best branch
 is compared with the worst.
 
-A trajectory is a list of segments; a segment is one text or one image. A *fork* is a point where trajectories that
-share all earlier segments (the same Python objects) continue with different segments. Each continuation is a *branch*.
-Trajectories that share only the prompt have their fork at segment 0.
+A trajectory is a list of segments; a segment is one text or one image. A *fork* is a point where trajectories separate.
+Before the fork, they share all segments (the same Python objects). After it, they have different segments. Each
+continuation is a *branch*. Trajectories that share only the prompt have their fork at segment 0.
 
-Every trajectory has a value, which the caller gives. A branch with one trajectory has the value of this trajectory. If
-a branch forks again, its value is the mean of the values of the branches inside it, as in the package `irg_rl.credit`.
-So one lucky trajectory does not make a branch look better.
+The caller gives every trajectory a value. A branch with one trajectory has the value of this trajectory. If a branch
+forks again, its value is the mean of the values of the branches inside it, as in the package `irg_rl.credit`. So one
+lucky trajectory does not make a branch look better.
 
 A pair consists of the best trajectory of the better branch and the worst trajectory of the worse branch. The two differ
 only in the segments after the fork, and only these segments are trained.
@@ -107,9 +107,9 @@ def _forks(paths: Sequence[SegmentIds], members: list[int], place: int) -> Itera
 
 def mark(group: Group, pairs: Sequence[Pair]) -> None:
     """Set the `advantage` of every segment (text or image) in the group, so that reports can show which segments the
-    pairs train. A pair trains the segments of its two trajectories after their fork. The advantage of a segment is the
-    number of pairs that train it in the better trajectory, minus the number of pairs that train it in the worse
-    trajectory. It is None if no pair trains the segment."""
+    pairs train. A pair trains the segments of its two trajectories after their fork. A pair counts +1 for a segment of
+    its better trajectory, and -1 for a segment of its worse trajectory. The advantage of a segment is the sum of these
+    counts. It is None if no pair trains the segment."""
     standing: dict[int, int] = {}
     for pair in pairs:
         for side, trajectory in ((1, pair.chosen), (-1, pair.rejected)):

@@ -1,4 +1,4 @@
-"""Lists the exceptions that can occur when the program decodes a picture that it did not write itself."""
+"""Lists the exceptions that can occur when the program decodes a picture from another source."""
 
 import struct
 import zlib

@@ -44,11 +44,11 @@ def preset_of(name: Any) -> dict:
 
 
 def presets_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Reorder overrides, which are pairs (dotted name, value) that replace settings of a recipe file. In the result,
-    the setting `evaluation.preset` comes first, then all values of that preset, then all other overrides.
+    """Reorder overrides. An override is a pair (dotted name, value) that replaces a setting of a recipe file. In the
+    result, the setting `evaluation.preset` comes first, then all values of that preset, then all other overrides.
 
-    If two overrides have the same name, the later one is used. So the values of the preset replace those of the recipe
-    file, and all other overrides replace the values of the preset.
+    If two overrides have the same name, the later one is used. So the preset replaces values of the recipe file, and
+    all other overrides replace values of the preset.
     """
     given = list(overrides)
     named = [pair for pair in given if pair[0] == PRESET]

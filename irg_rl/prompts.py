@@ -32,8 +32,8 @@ def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda pr
     """Read prompts from a JSON lines file with the fields `prompt` and, optionally, `id` (default: the line number) and
     `metadata`.
 
-    check: a function that raises ValueError if a prompt is not acceptable. Raises InputError that names the file and
-    the line if a line is not valid or `check` raises ValueError.
+    check: a function that raises ValueError if a prompt is not acceptable. Raises InputError if a line is not valid or
+    `check` raises ValueError. The message names the file and the line.
     """
     prompts: dict[str, Prompt] = {}
     for where, line in read_lines(path):
@@ -52,8 +52,8 @@ def read_prompts(path: Path | str, check: Callable[[Prompt], object] = lambda pr
 
 def require_prompt(text: str, where: str) -> str:
     """Check the text of a prompt and return it. Raises InputError if the text is empty, too long or contains characters
-    that are not allowed. The error message begins with `where`, which says where the prompt was read, such as a file
-    and a line."""
+    that are not allowed. `where` says where the prompt was read, such as a file and a line. The error message begins
+    with `where`."""
     if not text.strip():
         raise InputError(f"{where}: needs a `prompt` that is a non-empty string")
     if len(text) > MOST_CHARACTERS:

@@ -1,8 +1,8 @@
 """Saves groups of trajectories in a folder with two files: `groups.json` (texts and numbers) and `tensors.safetensors`.
 A group is all trajectories of one prompt. Nothing is pickled.
 
-A segment (one text or one image) that several trajectories share is written once. After reading it is again one object
-in all of them. So the learner computes the same update, bit for bit, from saved groups as from the original ones.
+Several trajectories can share a segment (one text or one image). A shared segment is written once. After reading, it is
+again one object in all these trajectories. So saved groups and original groups give the same update, bit for bit.
 """
 
 import json

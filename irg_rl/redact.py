@@ -21,9 +21,9 @@ _KNOWN_KEYS = re.compile(r"\b(?:sk-|hf_|ghp_|wandb_v1_)[\w-]{16,}")
 
 
 def names_a_secret(key: str) -> bool:
-    """Return whether the name `key` of a setting or variable shows that its value is a secret. There are two
-    exceptions. The result is false for `api_key_env`, whose value is only the name of a variable, and for
-    `max_text_tokens`, whose value is a number."""
+    """Return whether the name `key` of a setting or variable shows that its value is a secret. The result is false for
+    two names that look like the name of a secret. The value of `api_key_env` is only the name of a variable, and the
+    value of `max_text_tokens` is a number."""
     words = re.split(r"[^a-z0-9]+", key.lower())
     if words[-1] == "env":
         return False
@@ -32,8 +32,8 @@ def names_a_secret(key: str) -> bool:
 
 def remember_secret(name: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """From now on, hide the value of the environment variable `name` in all output, also in child processes that start
-    later. This call is needed because a recipe can give any variable name in `api_key_env`, also a name that does not
-    look like that of a secret."""
+    later. This call is needed because a recipe can put any variable name into `api_key_env`. This name does not have to
+    look like the name of a secret."""
     names = _remembered(environ)
     if name not in names:
         environ[NAMES] = ",".join([*names, name])

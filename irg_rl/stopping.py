@@ -1,8 +1,9 @@
-"""End a run in order when a signal asks for it: SIGINT (Ctrl-C), SIGTERM or SIGHUP, as schedulers send them.
+"""End a run in an orderly way when a signal arrives: SIGINT (Ctrl-C), SIGTERM or SIGHUP. Schedulers send such signals.
 
-The first signal only asks. A loop that trains calls `asked` after each step, writes a checkpoint and ends. If it does
-not get there within the grace time, or if a second signal arrives, the step is abandoned and `KeyboardInterrupt` is
-raised. Outside such a loop the first signal already raises it. A third signal ends the process at once.
+A training loop calls `asked` after each step. After the first signal, the loop finishes its step, writes a checkpoint
+and ends. If this takes longer than the grace time, or if a second signal arrives, `KeyboardInterrupt` is raised at
+once. Outside a training loop, the first signal already raises `KeyboardInterrupt`. A third signal ends the process at
+once.
 
 In all cases `irg-rl resume` continues from the last checkpoint, with the same result to the bit.
 """
@@ -43,8 +44,8 @@ def on_signals(folder: Path, grace_s: float) -> Iterator[None]:
     """Give a context (for `with`) in which signals end the run in `folder` as this module describes. A loop that trains
     has `grace_s` seconds to finish its step.
 
-    Signals that the process ignores when the context begins stay ignored, for example SIGHUP under `nohup`. In another
-    thread than the main thread, nothing changes, because only the main thread can receive signals.
+    Signals that the process ignores when the context begins stay ignored, for example SIGHUP under `nohup`. Outside the
+    main thread, this function changes nothing, because only the main thread can receive signals.
     """
     global _run, _ended
     if threading.current_thread() is not threading.main_thread():
@@ -64,7 +65,8 @@ def on_signals(folder: Path, grace_s: float) -> Iterator[None]:
 
 
 def listen() -> None:
-    """Handle the signals from now on. Call this again after the start of Ray, which replaces the handler of SIGTERM."""
+    """Let this process handle SIGINT, SIGTERM and SIGHUP from now on, as this module describes. Call this again after
+    the start of Ray, which replaces the handler of SIGTERM. Outside of `on_signals`, nothing is done."""
     if _run is None or threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
@@ -74,7 +76,8 @@ def listen() -> None:
 
 @contextmanager
 def loop() -> Iterator[None]:
-    """Give a context (for `with`) for a loop that calls `asked` after each step."""
+    """Give a context (for `with`) for a training loop that calls `asked` after each step. Inside it, the first signal
+    does not interrupt the loop at once: the loop can finish its step first."""
     run = _run
     if run is None:
         yield
@@ -87,13 +90,14 @@ def loop() -> Iterator[None]:
 
 
 def asked() -> bool:
-    """Return whether a signal has asked the run to end. A loop then writes its checkpoint and raises
-    KeyboardInterrupt."""
+    """Return whether a signal, such as Ctrl-C, has asked the run to end. A training loop then writes its checkpoint and
+    raises KeyboardInterrupt."""
     return _run is not None and _run.count > 0
 
 
 def message() -> str | None:
-    """Return the line that a run ends with after a signal, or None if there was no signal during a run."""
+    """Return the last line of the output of a run that a signal has ended. Return None if no signal arrived during a
+    run."""
     run = _run or _ended
     if run is None or not run.count:
         return None

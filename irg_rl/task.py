@@ -2,8 +2,8 @@
 
 A *task* has everything that evaluation and RL need: prompts in three splits (train, validation, test), and a verdict on
 each picture. Some tasks can also decide whether a reflection is true. A *world* is a task that can also make all data
-for a run from scratch: pictures, SFT rows, texts, data for small scorers, and a judge. The driver, which executes a
-run, asks a task what it can do. The driver never decides by the name of the task.
+for a run from scratch. It has pictures, SFT rows, texts, data for small scorers, and a judge. The driver, which
+executes a run, asks a task what it can do. The driver never decides by the name of the task.
 
 Your own task is one class in one file (`examples/own_task.py`). A recipe names it by its import path.
 """
@@ -44,8 +44,8 @@ class Verdict:
 @dataclass(frozen=True)
 class Thresholds:
     """Thresholds of the gate, a test that refinement really improves images. They are shares between 0 and 1, not
-    percentages. `first_accuracy` is a threshold for the share of first images that are right, and `damage` for the
-    share of right first images that refinement makes wrong. config.GateRecipe explains them."""
+    percentages. `first_accuracy` is a threshold for the share of right first images. `damage` is a threshold for the
+    share of these right images that become wrong by refinement. config.GateRecipe explains them."""
 
     first_accuracy: float
     damage: float
@@ -115,8 +115,8 @@ class Task(ABC, Generic[Settings]):
         return True
 
     def check_reflection(self, text: str, image: Pixels, prompt: Prompt) -> bool | None:
-        """Return whether everything that the reflection `text` says about the picture is true. Return None if the task
-        cannot decide."""
+        """Return True if all statements of the reflection `text` about the picture are true, and False if one of them
+        is not. Return None if the task cannot decide."""
         return None
 
     def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
@@ -165,9 +165,9 @@ class ScorerExamples(Protocol):
     def captioned(self, n: int) -> tuple[list[Pixels], list[str]]:
         """Return (`n` pictures, their `n` captions). All captions are different.
 
-        The pictures come in pairs. The second picture of a pair is a copy of the first one in which one thing was made
-        wrong. The caption of the second picture describes this changed copy, so it differs from the caption of the
-        first. Contrastive training needs such hard negatives.
+        The pictures come in pairs. The second picture of a pair is a copy of the first picture with one error. The
+        caption of the second picture describes this changed copy. So it differs from the caption of the first picture.
+        Contrastive training needs such hard negatives.
         """
         ...
 
@@ -188,15 +188,15 @@ class World(Task[Settings]):
     @property
     @abstractmethod
     def rows(self) -> Mapping[str, int]:
-        """Return how many SFT rows are made before SFT, as a mapping: name of a learning mode (type of row) -> number
-        of rows of this type."""
+        """Return how many SFT rows of each type are made before SFT. The result maps the name of a learning mode (type
+        of row) to the number of these rows."""
 
     @property
     @abstractmethod
     def own_images(self) -> int:
-        """Return how many first images the model draws after SFT stage 1. (The SFT training consists of stages that
-        follow each other.) From these images, rows are made that train the model in stage 2 to correct its own
-        mistakes. 0 means that the model draws none."""
+        """Return how many first images the model draws after SFT stage 1. (SFT consists of stages, one after the
+        other.) The task makes SFT rows from these images. In stage 2, the rows train the model to correct its own
+        mistakes. 0 means that the model draws no such images."""
 
     @property
     @abstractmethod
@@ -238,8 +238,8 @@ class World(Task[Settings]):
     @abstractmethod
     def reads_alike(self, images: UInt8[np.ndarray, "N H W 3"], rebuilt: UInt8[np.ndarray, "N H W 3"]) -> float:
         """Compare pictures with their reconstructions by an autoencoder. The task's checker finds the objects in every
-        picture and in every reconstruction. Return the share of pictures, from 0 to 1, whose reconstruction shows the
-        same objects."""
+        picture and in every reconstruction. Return a share from 0 to 1: how many pictures show the same objects as
+        their reconstruction."""
 
     @abstractmethod
     def scorer_examples(self, seed: int) -> ScorerExamples:
@@ -254,7 +254,7 @@ def task_of(recipe: Recipe, score: ScoreBy | None = None) -> Task:
 
 
 def make_task(name: str, options: Mapping[str, object], seed: int, image_size: tuple[int, int]) -> Task:
-    """Create the task `name` and return it. `options` are its settings. `seed` and `image_size` (height, width) are
-    those of the recipe. All arguments are plain values, so they can be sent to another process that creates the same
-    task there."""
+    """Create the task `name` and return it. `options` are its settings. `seed` and `image_size` (height, width) come
+    from the recipe. All arguments are plain values, so they can be sent to another process that creates the same task
+    there."""
     return task_class(name)(task_settings(name, options), seed, image_size)

@@ -61,10 +61,10 @@ def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
 def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsHook | None = None) -> Any:
     """Parse a JSON text, and return its value. `where` says where the text comes from; error messages begin with it. If
     `finite` is true, NaN and infinity are errors. If `pairs` is None, a JSON object becomes a dict. Otherwise, `pairs`
-    is a function that gets the (name, value) pairs of a JSON object as a list, and returns what the object becomes.
+    is a function. It gets the (name, value) pairs of a JSON object as a list, and returns the value for this object.
 
-    Raises InputError if the text is not JSON, if it is nested deeper than MOST_DEPTH, or if a whole number has more
-    than MOST_DIGITS digits.
+    Raises InputError in three cases: the text is not JSON, its nesting is deeper than MOST_DEPTH, or a whole number has
+    more than MOST_DIGITS digits.
     """
     try:
         value = json.loads(text, parse_int=_whole_number, object_pairs_hook=pairs)

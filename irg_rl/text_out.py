@@ -1,8 +1,8 @@
 """Prints text on a terminal. Text that comes from outside the program is shown literally and never interpreted.
 
-For example, `[/think]` in a text is printed as it is, and not read as markup. Control characters, and characters that
-the encoding of the terminal does not have, are printed as their codes. Long lines are not broken or cut, so that a path
-can be copied.
+For example, `[/think]` in a text is printed as it is, and not read as markup. Two kinds of characters are printed as
+their codes: control characters, and characters that the terminal's encoding does not have. Long lines are not broken or
+cut, so that a path can be copied.
 """
 
 import re
@@ -19,8 +19,8 @@ _WIDE = 100_000  # number of columns if there is no terminal
 
 
 def shown(text: str, encoding: str = "utf-8") -> str:
-    r"""Return the text in a form that is safe to print. Control characters are replaced by codes like `\x1b`, and
-    characters that the encoding does not have by codes like `\u732b`."""
+    r"""Return the text in a form that is safe to print. A control character is replaced by a code like `\x1b`. A
+    character that the encoding does not have is replaced by a code like `\u732b`."""
     visible = _SENT.sub(lambda found: _spelled(found[0]), text.replace("\r\n", "\n"))
     return visible.encode(encoding, errors="backslashreplace").decode(encoding)
 

@@ -6,8 +6,8 @@ first image). Turn k >= 1 is (reflection, refined image). A reflection that says
 without an image.
 
 A group has all trajectories that were sampled from one prompt. They are called siblings. Some siblings may be sampled
-from one shared beginning: they have the same first segments and differ after a segment called the fork. Together they
-form a tree. They share the first segments as *the same objects*. So compare shared segments by identity, never by
+from one shared beginning. Such siblings form a tree: they have the same first segments and differ after a segment
+called the fork. The shared segments are *the same objects* in memory. So compare shared segments by identity, never by
 equality.
 
 Shape letters: S trained denoising steps, N latent tokens, D channels of a latent token, T sampled text tokens.
@@ -30,9 +30,9 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request for an image. `metadata` has the fields that the benchmark GenEval uses to describe what the image must
-    show (`tag`, `include`, `exclude`, ...). The model never sees the metadata. Only the verifier, which judges the
-    images, reads them."""
+    """A request for an image. `metadata` describes what the image must show, with the fields of the benchmark GenEval
+    (`tag`, `include`, `exclude`, ...). The model never sees the metadata. Only the verifier, which judges the images,
+    reads them."""
 
     id: str
     text: str
@@ -43,10 +43,10 @@ class Prompt:
 class TextSegment:
     """The sampled text of one turn.
 
-    `ids` are exactly the sampled tokens, without the begin-of-text token (bos). If the end-of-text token (eos) was
-    sampled, it is the last id, and `finished` is True. If the text ended because it reached the token limit, `finished`
-    is False. An eos is then added to the text before the model continues. This added eos is not in `ids` and is not
-    trained.
+    `ids` are exactly the sampled tokens, without the begin-of-text token (bos). If the model sampled the end-of-text
+    token (eos), this token is the last id, and `finished` is True. If the text ended because it reached the token
+    limit, `finished` is False. An eos is then added to the text before the model continues. This added eos is not in
+    `ids` and is not trained.
     """
 
     turn: int
@@ -184,8 +184,8 @@ class Group:
 
 def trees(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     """Split a list of trajectories into trees, and return the list of trees. A tree is the list of all trajectories
-    that begin with the same segment (the same text object). Such trajectories must be neighbours in the input. If no
-    other trajectory has the first segment of a trajectory, this trajectory is a tree of its own."""
+    that begin with the same segment (the same text object). Such trajectories must be neighbours in the input. A
+    trajectory that shares its first segment with no other trajectory is a tree of its own."""
     return [list(siblings) for _, siblings in groupby(trajectories, key=lambda t: id(t.segments[0]))]
 
 

@@ -60,8 +60,8 @@ class EditScorer(Protocol):
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> list[Score]:
-        """Return one score per refined image. It says how well `after[i]` makes the changes to `before[i]` that the
-        reflection `texts[i]` asks for, and leaves everything else as it was."""
+        """Return one score per refined image. The reflection `texts[i]` asks for changes of `before[i]`. The score says
+        how well `after[i]` makes these changes and leaves everything else as it was."""
         ...
 
 
@@ -82,9 +82,9 @@ class Preference:
     order of the images.
 
     `in_order` is the probability that the first image is better, when it is shown first. `swapped` is the probability
-    that this same image is better, when it is shown second. `first` is the mean of `in_order` and `swapped`, in [0, 1].
-    It is the final probability that the first image is better: the mean cancels a constant preference of the judge for
-    one position.
+    that this same image is better, when it is shown second. `first`, the mean of `in_order` and `swapped`, is the final
+    probability that the first image is better. A judge may always prefer one position, for example the image shown
+    first. The mean cancels this preference.
     """
 
     in_order: float
@@ -96,12 +96,13 @@ class Preference:
 
     @property
     def consistent(self) -> bool:
-        """Return whether the judge prefers the same image in both orders."""
+        """Return whether the judge prefers the same image in each of the two orders."""
         return (self.in_order > 0.5) == (self.swapped > 0.5)
 
 
 def require_pairs(images: Sequence[Image], prompts: Sequence[Prompt]) -> None:
-    """Raise ValueError unless there is exactly one prompt per image and all images are uint8 arrays (H, W, 3)."""
+    """Check that there is exactly one prompt per image, and that all images are uint8 arrays (H, W, 3). Raises
+    ValueError otherwise."""
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images for {len(prompts)} prompts: pass exactly one prompt per image")
     for i, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""CLIP score: the cosine similarity between the features of an image and those of its prompt."""
+"""CLIP score: the cosine similarity between the features of an image and the features of its prompt."""
 
 import logging
 from pathlib import Path

@@ -18,8 +18,8 @@ from rewards.openclip import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 
 def letterbox(image: Image, size: int) -> Float[Tensor, "3 S S"]:
-    """Prepare an image as the evaluation of HPSv2 does, and return it. The longest side is resized to `size`, black
-    bars are added to make the image square, and the values are normalised with the mean and standard deviation of
+    """Prepare an image as the evaluation of HPSv2 does, and return it. First, the longest side is resized to `size`.
+    Then black bars make the image square. Last, the values are normalised with the mean and standard deviation of
     OpenAI's CLIP.
 
     Bytes become floats *before* the bicubic resize. So the resize can make values outside [0, 1], which are kept.

@@ -2,9 +2,9 @@
 often.
 
 A failed score stays None (invariant 2 of the project). The hub asks again for exactly the images that failed, a limited
-number of times. If a scorer fails on too many images, the run stops and shows the scorer's last error. Otherwise, the
-model would be trained on only those images that happened to get a score. The hub returns the scores of every scorer. It
-does not combine them into a reward; irg_rl/credit/ does.
+number of times. If a scorer fails on too many images, the run stops and shows the scorer's last error. Without this
+rule, the model would be trained only on images that happened to get a score. The hub returns the scores of every
+scorer. It does not combine them into a reward; irg_rl/credit/ does.
 """
 
 import math
@@ -36,9 +36,9 @@ FORMS = {"reflection": ReflectionScorer, "edit": EditScorer}
 
 @dataclass
 class ScorerStats:
-    """Statistics of one scorer: `images` is the number of scored images, `failed` how many of them have no score after
-    all tries, `retried` how often an image was scored again, and `calls` the number of calls. `seconds` is the total
-    wall time of the calls, and `slowest` the time of the slowest call."""
+    """Statistics of one scorer: `images` is the number of scored images. `failed` is the number of images without a
+    score after all tries. `retried` counts how often an image was scored again. `calls` is the number of calls.
+    `seconds` is the total wall time of the calls, and `slowest` the time of the slowest call."""
 
     images: int = 0
     failed: int = 0
@@ -61,7 +61,7 @@ class ScorerStats:
 class RewardHub:
     """Scores images with all scorers of a run. `specs` has one entry for each scorer: a ScorerSpec or a plain dict.
 
-    retries: if a scorer fails for some images of a call, these images are scored again, at most this number of times.
+    retries: largest number of times that an image is scored again after a scorer has failed for it.
     max_failure_share: largest allowed share of failed images of one scorer. An image has failed if it has no score
     after all tries. The share is computed over the last `window` images of the scorer.
     min_images: the share is not checked before a scorer has seen this number of images.
@@ -111,9 +111,9 @@ class RewardHub:
                 raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
-        """Score images with all scorers that score images (others score reflections or edits). Returns a dict: name of
-        the scorer -> one score per image. `images[i]` was drawn for `prompts[i]`. A score is None if the scorer failed
-        in all tries.
+        """Score images with all image scorers. (Other scorers score reflections or edits.) Returns a dict: name of the
+        scorer -> one score per image. `images[i]` was drawn for `prompts[i]`. A score is None if the scorer failed in
+        all tries.
 
         Raises TooManyFailures if the share of recent failures of a scorer is larger than `max_failure_share`.
         """
@@ -123,8 +123,8 @@ class RewardHub:
         return {name: self.score_with(name, images, prompts) for name in self.names("image")}
 
     def score_with(self, name: str, images: list[Image], prompts: list[Prompt]) -> list[Score]:
-        """Return one score per image, by the scorer `name` only. `images[i]` was drawn for `prompts[i]`. As in `score`,
-        a score is None if the scorer failed in all tries, and TooManyFailures is raised if the scorer fails too often.
+        """Return one score per image, by the scorer `name` only. `images[i]` was drawn for `prompts[i]`. A score is
+        None if the scorer failed in all tries. Raises TooManyFailures if the scorer fails too often.
         """
         return self._values(name, lambda scorer, chosen: scorer.score(*chosen), images, prompts)
 
@@ -132,9 +132,8 @@ class RewardHub:
         self, images: list[Image], prompts: list[Prompt], texts: list[str]
     ) -> dict[str, list[Score]]:
         """Score reflections with all scorers of reflections. Returns a dict: name of the scorer -> one score per
-        reflection. Score i says how true the text `texts[i]` is about `images[i]`, which was drawn for `prompts[i]`. As
-        in `score`, a score is None if the scorer failed in all tries, and TooManyFailures is raised if it fails too
-        often."""
+        reflection. Score i says how true the text `texts[i]` is about `images[i]`, which was drawn for `prompts[i]`. A
+        score is None if the scorer failed in all tries. Raises TooManyFailures if a scorer fails too often."""
         require_pairs(images, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_reflections(*chosen), images, prompts, texts)
@@ -145,9 +144,9 @@ class RewardHub:
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> dict[str, list[Score]]:
         """Score refined images with all scorers of edits. (An edit is the change from one image to the next.) Returns a
-        dict: name of the scorer -> one score per refined image. Score i says how well `after[i]` makes the changes to
-        `before[i]` that the reflection `texts[i]` asks for. As in `score`, a score is None if the scorer failed in all
-        tries, and TooManyFailures is raised if it fails too often."""
+        dict: name of the scorer -> one score per refined image. The reflection `texts[i]` asks for changes of
+        `before[i]`. Score i says how well `after[i]` makes these changes. A score is None if the scorer failed in all
+        tries. Raises TooManyFailures if a scorer fails too often."""
         require_pairs(before, prompts)
         return {
             name: self._values(name, lambda scorer, chosen: scorer.score_edits(*chosen), before, texts, after, prompts)
@@ -214,8 +213,8 @@ class RewardHub:
             )
 
     def log(self) -> dict[str, float]:
-        """Return a flat dict for metrics: `reward/SCORER/METRIC` -> number. It has the number of images, of failures
-        and of retries of every scorer, its call times, and the events that it counts itself."""
+        """Return a flat dict for metrics: `reward/SCORER/METRIC` -> number. For every scorer, it has the numbers of
+        images, failures and retries, and the call times. It also has the events that a scorer counts itself."""
         numbers = {key: value for name, s in self.stats.items() for key, value in s.log(f"reward/{name}").items()}
         for name, scorer in self.scorers.items():
             if isinstance(scorer, Counting):

@@ -1,12 +1,12 @@
 """A multimodal language model as a judge of images, at any endpoint with the OpenAI chat interface.
 
-There are two kinds of questions. Both are asked at temperature 0 and with token log-probabilities:
+There are two kinds of questions. Every question is asked at temperature 0 and with token log-probabilities:
 
-* A yes/no question. It is about one image and its prompt, or about a reflection (a text about an image), or about an
-  edit (the change from one image to the next). The score is p(yes) / (p(yes) + p(no)) at the token of the answer, as in
-  T2I-R1's ORM and UniRL (see rewards/judge_answer.py). If the endpoint gives no log-probabilities, the score is 1 or 0,
-  from the first word of the answer.
-* The question which of two images fits better, "1" or "2". It is asked in both orders of the images.
+* A yes/no question about an image and its prompt, about a reflection, or about an edit. (A reflection is a text about
+  an image, and an edit is the change from one image to the next.) The score is p(yes) / (p(yes) + p(no)) at the token
+  of the answer, as in T2I-R1's ORM and UniRL (see rewards/judge_answer.py). If the endpoint gives no log-probabilities,
+  the score is 1 or 0, from the first word of the answer.
+* A choice: which of two images fits better, "1" or "2"? The judge is asked twice, once in each order of the images.
 
 Apart from settings such as the model's name, a request has only the question and the images. An answer in another form,
 a timeout and a refused connection are failures (None), never numbers. If the same request is made again, the answer
@@ -62,9 +62,9 @@ class JudgeScorer:
     requested. `extra_body` has more fields for the request (such as `chat_template_kwargs`), and `headers` has more
     HTTP headers.
 
-    There are three questions. The judge is asked `question` about an image, `reflection_question` about a reflection,
-    and `edit_question` about an edit (the change from one image to the next). In a question, {prompt} stands for the
-    prompt and {reflection} for the text of the reflection.
+    There are three questions: `question` is about an image, `reflection_question` about a reflection, and
+    `edit_question` about an edit. (An edit is the change from one image to the next.) In a question, {prompt} stands
+    for the prompt and {reflection} for the text of the reflection.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class JudgeScorer:
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> list[Score]:
-        """Return one score in [0, 1] per refined image: how sure the judge is that `after[i]` makes the changes to
-        `before[i]` that the reflection `texts[i]` asks for, and no others."""
+        """Return one score in [0, 1] per refined image. The reflection `texts[i]` asks for changes of `before[i]`. The
+        score says how sure the judge is that `after[i]` makes these changes and no others."""
         require_pairs(before, prompts)
         require_pairs(after, prompts)
         return self._yes([

@@ -1,9 +1,9 @@
 """Read a probability from the chat completion of a judge.
 
 The answer is the first word of the text, after white space and after the thoughts of a reasoning model. If the endpoint
-gives log-probabilities, only those at the token of this word are used. A tokenizer can have several spellings of one
-word, and their probabilities are added. For example, all of these count as yes: `Yes`, ` yes`, `ĠYes`, `▁yes`, `"Yes`,
-`YES.`.
+gives log-probabilities, only the log-probabilities at the token of this word are used. A tokenizer can have several
+spellings of one word, and their probabilities are added. For example, all of these count as yes: `Yes`, ` yes`, `ĠYes`,
+`▁yes`, `"Yes`, `YES.`.
 """
 
 import math
@@ -31,9 +31,11 @@ class Unanswered(ValueError):
 def probability(completion: Any, words: tuple[str, str]) -> float:
     """Return the probability that the answer is words[0]: p(words[0]) / (p(words[0]) + p(words[1])), in [0, 1].
 
-    If there are no log-probabilities for the token of the answer, the result is 1 if the answer is words[0], and 0 if
-    it is words[1]. Raises Unanswered if the answer is neither word, if both words together have a probability below
-    LEAST_MASS, or if a number is not a valid log-probability.
+    Without log-probabilities for the token of the answer, the result is 1 for the answer words[0] and 0 for the answer
+    words[1]. Raises Unanswered in three cases:
+    * The answer is neither word.
+    * The two words together have a probability below LEAST_MASS.
+    * A number is not a valid log-probability.
     """
     try:
         choice = completion["choices"][0]

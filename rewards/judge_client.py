@@ -1,5 +1,5 @@
-"""The client of a judge. It sends questions as chat requests, retries them, leaves out fields that the server refuses,
-and keeps answers in a cache of limited size."""
+"""The client of a judge. It sends questions as chat requests, and repeats failed requests. It leaves out request fields
+that the server refuses. Answers are kept in a cache of limited size."""
 
 import base64
 import hashlib
@@ -46,8 +46,8 @@ class Question:
     words: tuple[str, str]  # the word whose probability is the score, and the other word; the text determines both
 
     def key(self, model: str) -> tuple[str, str, str]:
-        """Return the key under which the answer to this question is stored in the cache: (hash of the images, text of
-        the question, name of the judge's model)."""
+        """Return the key of the answer to this question in the cache: (hash of the images, text of the question, name
+        of the judge's model)."""
         digest = hashlib.sha256()
         for png in self.pngs:
             digest.update(len(png).to_bytes(8, "little") + png)
@@ -209,8 +209,8 @@ def without_refused(fields: Fields, refusal: str) -> Fields | None:
 
 
 def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
-    """Return the probability that the judge's answer is `words[0]`, if it can only be `words[0]` or `words[1]`. `reply`
-    contains the chat completion of the judge. Raises JudgeFailure if it has no usable answer."""
+    """Return the probability that the judge's answer is `words[0]` and not `words[1]`. No other answers are considered.
+    `reply` contains the chat completion of the judge. Raises JudgeFailure if this completion has no usable answer."""
     try:
         return probability(parse_json(reply.text, "the answer", finite=False), words)
     except (InputError, Unanswered) as error:

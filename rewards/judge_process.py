@@ -21,9 +21,9 @@ class JudgeProcess:
     seed: determines all random errors in the answers.
     errs: the share of answers that are replaced by their opposite (see rewards/judge_server.py).
 
-    Raises ScorerUnavailable if the server does not start within `start_timeout` seconds, or cannot start (for example,
-    because the port is taken). The child process runs until its stdin closes. This stdin is a pipe from the parent
-    process. So the child ends even if the parent is killed with kill -9.
+    Raises ScorerUnavailable if the server cannot start, for example because the port is taken, or because
+    `start_timeout` seconds are not enough. The child process runs until its stdin closes. This stdin is a pipe from the
+    parent process. So the child ends even if the parent is killed with kill -9.
     """
 
     def __init__(

@@ -107,8 +107,8 @@ def completion(reply: Answer, top_logprobs: int) -> dict:
 
 
 def turned_around(answer: Answer) -> Answer:
-    """Return the opposite answer: "yes" becomes "no", "1" becomes "2", and the other way round. Their probabilities are
-    exchanged too. An answer that is none of these words stays as it is."""
+    """Return the opposite answer: "yes" becomes "no", "1" becomes "2", and the other way round. The probabilities of
+    the two words are exchanged too. Any other answer stays as it is."""
     return Answer(OPPOSITE.get(answer.text, answer.text), {OPPOSITE.get(w, w): p for w, p in answer.words.items()})
 
 
@@ -168,9 +168,9 @@ class Listener(ThreadingHTTPServer):
 
     def think(self, question: str, images: tuple[Image, ...]) -> Answer:
         """Return the answer of the judge to the question about the images. The task's function `mind` computes the
-        answer. The answer can be wrong for two reasons: `mind` makes random errors, as a real judge would, and the
-        server replaces a share `errs` of the answers by their opposite. The seed of the server determines all these
-        errors. So the same question about the same images always gets the same answer."""
+        answer. The answer can be wrong for two reasons. First, `mind` makes random errors, as a real judge would.
+        Second, the server replaces a share `errs` of the answers by their opposite. The seed of the server determines
+        all these errors. So the same question about the same images always gets the same answer."""
         answer = self.mind(question, images, self.seed)
         digest = hashlib.sha256(f"errs {self.seed}\n{question}\n".encode() + b"".join(i.tobytes() for i in images))
         return turned_around(answer) if random.Random(digest.digest()).random() < self.errs else answer

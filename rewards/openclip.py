@@ -149,8 +149,8 @@ def create_tiny(folder: str | Path, words: Iterable[str], seed: int) -> TwoTower
     """Create a new tiny CLIP model, and return it. Its tokenizer is written into `folder`. The tokenizer knows the
     words in `words` and splits all other words into smaller pieces.
 
-    Equal seeds and words give equal weights. The tokenizer is smaller than that of CLIP, which has 49,408 tokens. With
-    CLIP's tokenizer, half of the training time would be spent on the embeddings of tokens that never occur.
+    Equal seeds and words give equal weights. CLIP's own tokenizer is larger: it has 49,408 tokens. With CLIP's
+    tokenizer, half of the training time would be spent on the embeddings of tokens that never occur.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,17 +176,17 @@ def write_merges(path: Path, words: Iterable[str]) -> None:
 
 
 def make_tokenizer(folder: Path, config: dict) -> Tokenizer:
-    """Return the tokenizer that is stored in the folder. If there is none, return the one that the folder's
-    configuration names."""
+    """Return the tokenizer that is stored in the folder. If the folder has no tokenizer, return the tokenizer that the
+    folder's configuration names."""
     if (folder / MERGES).is_file():
         return open_clip.SimpleTokenizer(str(folder / MERGES), context_length=config["text_cfg"]["context_length"])
     return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def save(folder: str | Path, tower: TwoTower, preprocess: dict | None = None) -> None:
-    """Write the weights and the configuration of `tower` into a folder that already has its tokenizer. `preprocess` are
-    open_clip's settings for preparing images, which become part of the configuration; None means that it has no such
-    settings. The configuration is written last, so a folder with a configuration is complete."""
+    """Write the weights and the configuration of `tower` into a folder that already has its tokenizer. `preprocess` has
+    open_clip's settings for preparing images, which become part of the configuration. None means that the configuration
+    has no such settings. The configuration is written last, so a folder with a configuration is complete."""
     folder = Path(folder)
     (folder / CONFIG).unlink(missing_ok=True)
     save_file({k: v.contiguous() for k, v in tower.model.state_dict().items()}, folder / WEIGHTS)

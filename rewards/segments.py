@@ -1,23 +1,29 @@
-"""Score the images of a group (all samples of one prompt). Reflections (the model's texts about its images) and edits
-(changes from one image to the next) are scored too, if there are scorers for them."""
+"""Score the images of a group (all samples of one prompt). A recipe can also have scorers for reflections (the model's
+texts about its images) and for edits (changes from one image to the next). Reflections and edits are then scored,
+too."""
 
 from irg_rl.trajectory import Group, ImageSegment, TextSegment, score_images
 from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
-    """Score all images of a group, and also its reflections and edits (changes from one image to the next). The scores
-    of images are stored in the field `rewards` of every trajectory. The scores of a reflection are stored in the field
-    `scores` of the reflection, and those of an edit in the field `scores` of the refined image. A text or image that
-    several trajectories share is scored only once."""
+    """Score all images of a group, and also its reflections and edits (changes from one image to the next). `hub` has
+    the scorers. The scores are stored in three places:
+    * scores of an image: field `rewards` of its trajectories
+    * scores of a reflection: field `scores` of the reflection
+    * scores of an edit: field `scores` of the refined image
+
+    A text or image that several trajectories share is scored only once.
+    """
     score_images(group.trajectories, hub.score)
     score_segments(group, hub)
 
 
 def score_segments(group: Group, hub: RewardHub) -> None:
-    """Score every reflection and every refined image in the group, and store the result in its field `scores`. A
-    reflection is scored by its text and the image before it. A refined image is scored as an edit: by the image before
-    it, and by the reflection between the two. A text or image that several trajectories share is scored only once."""
+    """Score every reflection and every refined image in the group with the scorers of `hub`, and store the scores in
+    its field `scores`. A reflection is scored by its text and the image before it. A refined image is scored as an
+    edit: by the image before it, and by the reflection between the two. A text or image that several trajectories share
+    is scored only once."""
     reflections: dict[int, tuple[TextSegment, ImageSegment]] = {}
     edits: dict[int, tuple[ImageSegment, TextSegment, ImageSegment]] = {}
     for trajectory in group.trajectories:

@@ -1,8 +1,9 @@
-"""Train the small scorers that a run makes for itself, on examples of its task: first a tiny CLIP, then a tiny HPS that
-starts from it.
+"""Train the small scorers that a run makes for itself, on examples of its task. First a tiny CLIP is trained, then a
+tiny HPS that starts from this CLIP.
 
-With the same seed, both trainings give the same result (on one machine and with one number of threads). Both write a
-folder that `rewards.openclip.load` can open. They report their progress with `progress(step, steps, metrics)`.
+Each training gives the same result if it is repeated with the same seed (on one machine and with one number of
+threads). Each training writes a folder that `rewards.openclip.load` can open. It reports its progress with
+`progress(step, steps, metrics)`.
 """
 
 import math
@@ -49,9 +50,10 @@ def train_clip(
     captions, and copies of these pictures with one defect. `examples_of` takes a seed and returns a stream of such
     data.
 
-    Returns a dict with one number, `matching`. It is the share of prompts whose CLIP features are nearer to the right
-    picture than to its copy with one defect (by chance: .5). It is measured on `held_out` pictures that were not used
-    for training. A learning rate of 3e-3 is too high: the loss stays at the level of guessing.
+    Returns a dict with one number, `matching`. Each prompt has a right picture and a copy of it with one defect.
+    `matching` is the share of prompts for which the right picture has the nearer CLIP features (by chance: .5). It is
+    measured on `held_out` pictures that were not used for training. A learning rate of 3e-3 is too high: the loss stays
+    at the level of guessing.
     """
     examples = examples_of(seed)
     tower = openclip.create_tiny(folder, examples.words(), seed)
@@ -84,8 +86,8 @@ def train_hps(
     progress: Progress = quiet,
 ) -> dict[str, float]:
     """Train the tiny HPS as HPSv2 was trained, and write it into `folder`. The training starts from the tiny CLIP in
-    `clip_folder`. This model is fine-tuned so that softmax(scale * cosine) over two pictures of a prompt predicts which
-    of the two was preferred.
+    `clip_folder`. This model is fine-tuned to predict which of two pictures of a prompt was preferred. The prediction
+    is softmax(scale * cosine) over the two pictures.
 
     The training data are rankings. A ranking has one prompt, several pictures for it, and how much each picture is
     preferred. `examples_of` takes a seed and returns a stream of rankings. Each training step uses all picture pairs of
@@ -113,8 +115,8 @@ def train_hps(
 
 
 def cosines(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tensor, "B K"]:
-    """Return the cosine between the features of each prompt and the features of each of its pictures, with one row per
-    ranking (a prompt with its pictures). Gradients can flow through the result."""
+    """Return one row per ranking. A ranking is a prompt with K pictures. Its row has K numbers: the cosines between the
+    features of the prompt and of each picture. Gradients can flow through the result."""
     images = np.stack([image for ranking in rankings for image in ranking.images])
     features = tower.model.encode_image(letterbox_batch(images, tower.size), normalize=True)
     texts = openclip.encode_text(tower.model, tower.tokenizer([ranking.prompt.text for ranking in rankings]))
@@ -139,9 +141,9 @@ def preference_loss(tower: TwoTower, rankings: Sequence[Ranking]) -> Float[Tenso
 
 @torch.no_grad()
 def fit_scale(tower: TwoTower, rankings: Sequence[Ranking]) -> None:
-    """Set the logit scale of the model before the fine-tuning. The scale that the model has from its contrastive
-    training is too large: with it, the model would be far too sure about pairs of pictures for one prompt. All powers
-    of two from 1 to 128 are tried. The one that predicts the preferences in `rankings` best is chosen."""
+    """Set the logit scale of the model before the fine-tuning. The scale from the contrastive training is too large:
+    with it, the model would be far too sure about pairs of pictures for one prompt. All powers of two from 1 to 128 are
+    tried. The chosen power predicts the preferences in `rankings` best."""
     losses = {}
     for scale in (2.0**k for k in range(8)):
         tower.model.logit_scale.fill_(math.log(scale))

@@ -12,9 +12,9 @@ class VerifierScorer:
     """Scores images with the graded score of the task's verdict. If the task cannot judge an image, the score is None,
     which counts as a failure.
 
-    `task`, `task_options`, `seed` and `image_size` (height, width) are those of the recipe. `right` is a bonus: it is
-    added to the score of every image whose verdict is "right". Without it, an image with one small defect has nearly
-    the same score as a right image.
+    `task`, `task_options`, `seed` and `image_size` (height, width) come from the recipe. `right` is a bonus for images
+    with the verdict "right", added to their score. Without this bonus, an image with one small defect has nearly the
+    same score as a right image.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class VerifierScorer:
         return [None if found is None else found.score + self.right * found.correct for found in verdicts]
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
-        """Return one score in [0, 1] per reflection: how true the text `texts[i]` is about `images[i]`, as the task
-        judges it. The score is None if the task cannot judge it."""
+        """Return one score in [0, 1] per reflection. The score says how true the text `texts[i]` is about `images[i]`,
+        in the judgement of the task. The score is None if the task cannot judge the text."""
         require_pairs(images, prompts)
         scores = [self.task.truth(*item) for item in zip(texts, images, prompts, strict=True)]
         return self._known(scores, "whether a reflection is true")
@@ -54,8 +54,9 @@ class VerifierScorer:
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> list[Score]:
-        """Return one score in [0, 1] per refined image: how well `after[i]` makes the changes to `before[i]` that the
-        reflection `texts[i]` asks for, as the task judges it. The score is None if the task cannot judge it."""
+        """Return one score in [0, 1] per refined image. The reflection `texts[i]` asks for changes of `before[i]`. The
+        score says how well `after[i]` makes these changes, in the judgement of the task. The score is None if the task
+        cannot judge the image."""
         require_pairs(before, prompts)
         scores = [self.task.following(*item) for item in zip(texts, before, after, prompts, strict=True)]
         return self._known(scores, "whether an edit was done")

@@ -8,8 +8,8 @@ prompt, the think text, the last image and the reflection on it. With `history =
 Guidance compares the velocities that the model computes in different contexts. So it needs two more contexts
 (bagel-irg.md 4.5):
 
-* The context without the text before the image. It is stored as a mark in the same cache. In turn 0 this mark is right
-  after the system text.
+* The context without the text before the image. It is stored as a mark in the same cache. In turn 0, the mark is the
+  position after the system text.
 * The context without images. It is stored in a second cache, which is copied once after the think text. Only texts are
   added to this cache, so its positions have no gap where an image was.
 
@@ -67,23 +67,23 @@ class Contexts:
 
     def begin_text(self, turn: int) -> None:
         """Remember the position at which the text of this turn begins. Call this before a think text or a reflection is
-        added. Guidance later compares with a context that ends at this position, without the text. In turn 0 nothing is
-        done, because the constructor has already stored the position."""
+        added. Guidance later compares with a context that ends at this position, without the text. In turn 0, this
+        method does nothing, because the constructor has already stored the position."""
         if turn:
             self._before_text = self.cache.mark()
 
     def add_text(self, rows: Int[Tensor, "R"], ids: list[Tensor]) -> None:
-        """Add texts that are given and not sampled to the contexts of the rows. `ids` has the token ids of one text per
-        row. Each text enters the key-value cache as start token (bos), its ids, end token (eos)."""
+        """Add given (not sampled) texts to the contexts of the rows. `ids` has the token ids of one text per row. Each
+        text enters the key-value cache as start token (bos), its ids, end token (eos)."""
         self.model.prefill_text(self.cache, ids, everyone(self.cache, rows))
 
     def end_text(self, rows: Int[Tensor, "R"], ids: list[Tensor], turn: int) -> None:
         """Call this after the texts of one turn, sampled or given, have entered the key-value cache. `ids` are the
         token ids of the texts without the end token (eos).
 
-        In turn 0, the end of the think texts is remembered, because contexts may return to it in later turns. If
-        guidance needs contexts without images, they are stored in a second cache: in turn 0 it is made as a copy of the
-        main cache, and in later turns the texts are added to it.
+        In turn 0, this method stores the position at the end of the think texts. In later turns, contexts may return to
+        this position. If guidance needs contexts without images, there is a second cache for these contexts. In turn 0,
+        the second cache is made as a copy of the main cache. In later turns, the texts are added to it.
         """
         if turn == 0:
             self._think_end = self.cache.mark()
@@ -149,8 +149,8 @@ class Contexts:
 
 
 def everyone(cache: KVCache, rows: Int[Tensor, "R"]) -> Tensor | None:
-    """Return `rows`, or None if `rows` are all rows of the cache. The result is the argument `rows` for methods of the
-    model. For them, None means the whole cache, which avoids a copy of its keys and values."""
+    """If `rows` are all rows of the cache, return None. Otherwise return `rows`. The caller passes the result as `rows`
+    to methods of the model. There, None means the whole cache, which avoids a copy of its keys and values."""
     return None if len(rows) == cache.batch else rows
 
 

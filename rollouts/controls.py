@@ -1,12 +1,12 @@
 """Controls that show whether refinement does more than just drawing the image again. Even a model that ignores its
-image and its reflection repairs some wrong images, because a new image is sometimes right by chance. The controls
-measure this effect.
+image and its reflection repairs some wrong images: a new image is sometimes right by chance. The controls measure this
+effect.
 
-For each real trajectory, a control makes one trajectory with the same prompt, think text and first image. What follows
-the first image is changed.
+For each real trajectory, a control makes one trajectory with the same prompt, think text and first image. Everything
+after the first image is changed.
 
-`SampleRequests` is the type of a function that samples requests: `Sampler.sample`, or a version of it that works in
-batches or on other machines.
+`SampleRequests` is the type of a function that samples requests. `Sampler.sample` is such a function. Other versions
+work in batches or on other machines.
 """
 
 import random
@@ -23,8 +23,8 @@ SampleRequests = Callable[[list[Request], int], list[Trajectory]]
 
 def redraw(sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int) -> list[Trajectory]:
     """Return the trajectories of the control "redraw", one per given trajectory. This control shows how many images
-    become right simply because a new image is drawn. The first image is kept. The image of every later turn is a new
-    image that is drawn from the prompt and the think text alone, without a reflection or an older image.
+    become right simply because a new image is drawn. The first image is kept. In every later turn, a new image is
+    drawn. The model then sees only the prompt and the think text, no reflection and no older image.
 
     `sample` is the function that samples requests. `turns` is the number of images per trajectory. `seed` determines
     the noise of the new images.
@@ -43,12 +43,12 @@ def shuffled_reflections(
     sample: SampleRequests, trajectories: Sequence[Trajectory], turns: int, seed: int
 ) -> list[Trajectory]:
     """Return the trajectories of the control "shuffled reflections", one per given trajectory. The first image is kept.
-    Every reflection is replaced by a reflection from another prompt, of the same turn if possible. Only a reflection
-    that says "nothing to change" is kept. Then the later images are drawn again.
+    A reflection that says "nothing to change" is kept, too. Every other reflection is replaced by a reflection from
+    another prompt, of the same turn if possible. Then the later images are drawn again.
 
     The control stops in the turn where the given trajectory stopped. So the two trajectories have equally many images,
-    and only the content of their reflections differs. `seed` must be the seed of the given trajectories, so that both
-    have the same noise. Raises InputError if all trajectories belong to one prompt.
+    and only the content of their reflections differs. The caller must pass the `seed` of the given trajectories. The
+    new trajectories then have the same noise. Raises InputError if all trajectories belong to one prompt.
     """
     if len({t.prompt.id for t in trajectories}) < 2:
         raise InputError("reflections are swapped between prompts, and there is one prompt: take two or more")

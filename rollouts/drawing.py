@@ -25,8 +25,8 @@ Velocity = Callable[[Float[Tensor, "R N D"], float], Float[Tensor, "R N D"]]
 
 @dataclass
 class Record:
-    """The recorded denoising steps of one image that added noise, as fp32 tensors on the CPU. In training, the learner
-    computes the log-probabilities of these steps again."""
+    """The recorded denoising steps of one image, as fp32 tensors on the CPU. Only steps that added noise are recorded.
+    In training, the learner computes the log-probabilities of these steps again."""
 
     shape: tuple[int, int]  # N, D
     x: list[Tensor] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Record:
     logprobs: list[Tensor] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Any]:
-        """Return the recorded denoising steps as a dict of tensors, with the names of fields of an ImageSegment: `x`,
+        """Return the recorded denoising steps as a dict of tensors. The keys are fields of an ImageSegment: `x`,
         `x_next`, `mean`, `t`, `t_next` and `logprobs`. Each tensor has one entry per recorded step, so it is empty if
         no step was recorded."""
         empty = torch.zeros(0, *self.shape)

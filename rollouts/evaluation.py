@@ -1,5 +1,5 @@
-"""Create the sampler for a checkpoint whose images are evaluated, shown or studied. Its settings are those of the
-section `sampling` of the recipe, but the section `evaluation` replaces some of them."""
+"""Create the sampler that draws images of a checkpoint for evaluation, for display or for a study. Its settings come
+from the section `sampling` of the recipe. The section `evaluation` replaces some of these settings."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ from rollouts.sampler import Sampler
 
 
 def evaluation_sampling(sampling: SamplingRecipe, settings: EvaluationRecipe) -> SamplingRecipe:
-    """Return the sampling settings for evaluation. They are a copy of `sampling` (the section `sampling` of the recipe)
-    in which some values are replaced by those of `settings` (the section `evaluation` of the recipe). The temperature
-    is always replaced. The number of time points and the time shift are replaced only if `settings` gives them."""
+    """Return the sampling settings for evaluation. `sampling` and `settings` are the sections `sampling` and
+    `evaluation` of the recipe. The result is a copy of `sampling` with some values from `settings`. The temperature is
+    always replaced. The number of time points and the time shift are replaced only if `settings` gives them."""
     points = sampling.points if settings.points is None else settings.points
     shift = sampling.shift if settings.shift is None else settings.shift
     return sampling.model_copy(update={"temperature": settings.temperature, "points": points, "shift": shift})

@@ -22,8 +22,8 @@ from rollouts.noise import Noise, Use
 
 @dataclass(frozen=True)
 class ImageContext:
-    """An image as the model sees it in the context, in two forms: its clean latent (a random sample from the VAE
-    posterior, on the CPU, in fp32), and its ViT patches."""
+    """An image in the two forms in which the model sees it in the context: clean latent and ViT patches. The latent is
+    a random sample from the VAE posterior, on the CPU, in fp32."""
 
     latent: Float[Tensor, "N D"]
     grid: Grid
@@ -75,8 +75,8 @@ class ImageCodec:
         return [seen[index] for index in range(len(images))]
 
     def tokens(self, size: tuple[int, int]) -> int:
-        """Return how many tokens an image of (height, width) pixels takes in the context: its latent tokens and its
-        patches, and two boundary tokens around each of these two groups."""
+        """Return the number of tokens that an image takes in the context. `size` is its (height, width) in pixels. The
+        number includes the latent tokens, the patches, and two boundary tokens around each of these two groups."""
         rows, columns = self.vae.grid(*size)
         width, height = self.resize.size(size[1], size[0])
         return rows * columns + (height // self.patch_size) * (width // self.patch_size) + 4

@@ -1,7 +1,7 @@
 """The random numbers of sampling. They do not depend on the batch, the order or the worker.
 
-A random stream is determined by (run seed, prompt id, sample) and by its purpose: what it is used for (such as tokens
-or initial noise), the turn, and the denoising step. So a trajectory is the same in a batch of 1 or of 16, on any
+A random stream is determined by (run seed, prompt id, sample) and by its purpose. The purpose is the use (such as
+tokens or initial noise), the turn, and the denoising step. So a trajectory is the same in a batch of 1 or of 16, on any
 worker, and after a resume.
 """
 
@@ -25,8 +25,8 @@ class Use(StrEnum):
 
 
 def group_seed(run_seed: int, group_id: int) -> int:
-    """Return the seed of one group (all trajectories sampled together for one prompt). If a prompt is used again in a
-    later epoch, a new group with another `group_id` is sampled for it, so it gets new random numbers."""
+    """Return the seed of one group (all trajectories sampled together for one prompt). When a prompt is used again in a
+    later epoch, its new group has another `group_id`. So the new group gets new random numbers."""
     return hashed(run_seed, "group", group_id) % 2**63
 
 
@@ -49,7 +49,8 @@ class Noise:
         return torch.from_numpy(self._stream(use, turn, step).standard_normal(shape, dtype=np.float32))
 
     def uniform(self, use: Use, count: int, turn: int) -> Float[Tensor, "count"]:
-        """Return `count` random numbers in [0, 1), in fp64. With fp32, which has 24 bits, tokens with a probability
+        """Return `count` random numbers in [0, 1), in fp64. `use` says what they are for, for example the choice of
+        tokens. Each use and each `turn` has its own numbers. With fp32, which has 24 bits, tokens with a probability
         below 6e-8 could never be drawn."""
         return torch.from_numpy(self._stream(use, turn, 0).random(count))
 

@@ -1,5 +1,6 @@
-"""A request to the sampler: a prompt, the seed and sample number that determine its random numbers, and those texts and
-images of the trajectory that are given and not sampled."""
+"""A request to the sampler for one trajectory. It has a prompt, a seed and a sample number. The seed and the sample
+number determine the random numbers. A request can also give texts and images of the trajectory, which are then not
+sampled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +20,9 @@ Text = str | Int[Tensor, "T"]
 class Request:
     """A request to the sampler for one trajectory.
 
-    The request can give a think text, a first image and reflections. They are then not sampled, but enter the context
-    in place of sampled ones. The log-probabilities of a given text are NaN, and a given image has no recorded denoising
-    steps. So given texts and images cannot be trained by mistake.
+    The request can give a think text, a first image and reflections. Given texts and images are not sampled. They enter
+    the context as if the model had made them. The log-probabilities of a given text are NaN, and a given image has no
+    recorded denoising steps. So given texts and images cannot be trained by mistake.
     """
 
     prompt: Prompt
@@ -49,10 +50,10 @@ class Request:
             raise ValueError(f"reflections belong to turns 1 and up, given for turns {sorted(self.reflections)}")
 
     def owner(self, turn: int) -> int:
-        """Return the number of the sample whose random numbers this request uses in this turn. At a fork, several
-        samples are continued from one shared beginning. In the turns of the shared beginning, they all use the random
-        numbers of the sample with the lowest number among them. In all other turns, each sample uses its own random
-        numbers."""
+        """Return the number of a sample. In this turn, the request uses the random numbers of this sample. At a fork,
+        several samples are continued from one shared beginning. In the turns of the shared beginning, all these samples
+        use the random numbers of their first sample (lowest number). In all other turns, each sample uses its own
+        random numbers."""
         return self.sample - self.sample % prod(ways for at, ways in self.forks.items() if at > turn)
 
     def noise(self, turn: int) -> Noise:
@@ -61,8 +62,8 @@ class Request:
 
     def shares(self, other: "Request", turn: int) -> bool:
         """Return whether the trajectories of the two requests have the same texts and images up to the end of this
-        turn. They do if they are sampled from one shared beginning (see the field `forks`) and separate only in a later
-        turn."""
+        turn. This is so if the trajectories have one shared beginning (see the field `forks`) and separate only in a
+        later turn."""
         if not self.forks:
             return False
         mine, theirs = ((r.seed, r.prompt, r.iteration, r.forks, r.owner(turn)) for r in (self, other))
@@ -74,7 +75,7 @@ class Request:
 
 @dataclass(frozen=True)
 class StopPhrase:
-    """A test that ends a trajectory: it is true for a reflection that contains `phrase`, in upper or lower case."""
+    """A test that ends a trajectory. It is true if the reflection contains `phrase`, in upper or lower case."""
 
     phrase: str
 

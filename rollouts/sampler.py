@@ -8,9 +8,10 @@ whole trajectories into one forward pass. So it computes the same policy as the 
 leave the batch. Every random number belongs to one trajectory (noise.py). So a trajectory does not depend on the other
 trajectories in its batch. Only rounding can differ, because the matrix products have other shapes.
 
-At a fork, several trajectories are continued from one shared beginning (Request.forks). If they are in one batch, they
-are a single row of the batch until the turn of the fork. After the last shared image has entered the context, the row
-is copied, so that each of them has its own row. The finished trajectories begin with the same segment objects.
+At a fork, several trajectories are continued from one shared beginning (Request.forks). If these trajectories are in
+one batch, they use a single row of the batch until the turn of the fork. After the last shared image has entered the
+context, the row is copied. From then on, each trajectory has its own row. The finished trajectories begin with the same
+segment objects.
 """
 
 from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ class _Batch:
 
     def write(self, rows: Int[Tensor, "R"], turn: int) -> Int[Tensor, "R"]:
         """Sample the think texts or the reflections of the rows, or use the given ones, and add them to the contexts.
-        Returns the rows that continue, which are those whose text did not stop the trajectory."""
+        Returns the rows that continue. In the other rows, the text has stopped the trajectory."""
         contexts = self.contexts
         contexts.begin_text(turn)
         texts: dict[int, SampledText] = {}

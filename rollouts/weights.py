@@ -1,5 +1,5 @@
-"""Load the weights that the learner (the training process) has published into a model that samples. The weights are
-checked first. If a check fails, none of them is loaded.
+"""Load weights into a model that samples. The learner (the training process) has published these weights. All weights
+are checked first. If a check fails, no weights are loaded.
 
 Weights are sent as plain fp32 arrays under the names of the model's state dict. Their digest (a hash of all arrays) is
 sent with them; learner/publish.py computes it. If the model has LoRA adapters, only the adapters are sent.
@@ -17,15 +17,17 @@ from irg_rl.learner.publish import weights_digest
 
 
 class WeightsError(UserError, ValueError):
-    """Raised if received weights cannot be used: their digest (hash) is not the announced one, they do not fit the
-    model, or the worker does not have the requested version of the weights."""
+    """Raised if received weights cannot be used. There are three causes:
+    * The digest (hash) of the weights is not the announced digest.
+    * The weights do not fit the model.
+    * The worker does not have the requested version of the weights."""
 
 
 def load_weights(model: nn.Module, arrays: Mapping[str, np.ndarray], digest: str) -> None:
     """Copy the arrays into the model, converted to the model's dtypes. `arrays` maps the names of weights to arrays.
 
     `digest` is the expected digest (hash) of the arrays. Raises WeightsError if the arrays have another digest, or if
-    their names or shapes are not those of the model. The model is then unchanged.
+    their names or shapes do not fit the model. The model is then unchanged.
     """
     found = weights_digest(arrays)
     if found != digest:

@@ -27,8 +27,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Everything that is needed to create a worker: the model folder, the settings of sampling, noise and guidance, the
-    seed of the run, and the settings of its device. They are plain data, so that a lost worker can be created again."""
+    """Everything that is needed to create a worker: the model folder, the seed of the run, and the settings of
+    sampling, noise, guidance and device. All values are plain data, so that a lost worker can be created again."""
 
     folder: str  # model folder: sizes, tokenizer, autoencoder, and the weights before the first published ones
     sampling: SamplingRecipe
@@ -95,8 +95,9 @@ class RolloutWorker:
     def sample_group(
         self, group_id: int, prompt: Prompt, group_size: int, version: int | None = None, iteration: int = 0
     ) -> tuple[SampledSummary, Group]:
-        """Sample one group for training, as one batch. Returns a summary and the group. The arguments are explained in
-        `sample_groups`."""
+        """Sample one group for training, as one batch: `group_size` trajectories of the prompt. Return a summary and
+        the group. `group_id` is the id of the group, which is a part of the seed. `version` and `iteration` are
+        explained in `sample_groups`."""
         (summary,), group = self.sample_groups([group_id], [prompt], group_size, version, iteration)
         return summary, group
 
@@ -112,11 +113,11 @@ class RolloutWorker:
         the id of each group, and `prompts` its prompt. Returns a tuple: first a list with one summary per group, then
         the groups themselves.
 
-        version: version of the weights to sample with. The worker must have it. None: the weights that it has.
+        version: version of the weights to sample with. The worker must have it. None: the weights that the worker has.
         iteration: number of the RL update. With `window: progressive`, it determines which denoising steps are noisy.
 
-        A group may have fewer than `group_size` trajectories if the settings have forks (turns at which a shared
-        beginning gets several continuations): a trajectory that stops before its fork is not continued. Raises
+        The settings may have forks (turns at which a shared beginning gets several continuations). A trajectory that
+        stops before its fork is not continued. So a group may have fewer than `group_size` trajectories. Raises
         WeightsError if the worker has no weights, or weights of another version.
         """
         version = self._require(version)
@@ -147,8 +148,9 @@ class RolloutWorker:
     ) -> list[Trajectory]:
         """Sample one trajectory per request, as one batch, without SDE noise and with the guidance of the evaluation.
         Nothing is recorded for training. `turns` is the largest number of images per trajectory. None means the number
-        in the recipe. `version` is the version of the weights to sample with. The worker must have it. None means the
-        weights that it has. Raises WeightsError if the worker has no weights, or weights of another version."""
+        in the recipe. `version` is the version of the weights to sample with. The worker must have this version. None
+        means the weights that the worker has. Raises WeightsError if the worker has no weights, or weights of another
+        version."""
         version = self._require(version)
         return self._sign(self._evaluation_sampler.sample(requests, turns), version)
 

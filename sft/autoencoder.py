@@ -25,8 +25,8 @@ def train_autoencoder(
     """Train the autoencoder on uint8 `images` [N, H, W, 3]. After each training step, `on_step` is called with the
     number of the step and the loss.
 
-    The loss is |x - x'| + (x - x')^2 + kl_weight * KL(posterior || N(0, 1)), where x' is the reconstruction of the
-    image x. The first two terms are means over pixels, and the KL term is the mean over latent numbers. Returns the
+    The loss is |x - x'| + (x - x')^2 + kl_weight * KL(posterior || N(0, 1)). Here x' is the reconstruction of the image
+    x. The first two terms are means over pixels, and the KL term is the mean over latent numbers. Returns the
     autoencoder with scaling and shift factors that give its latents mean 0 and standard deviation 1.
     """
     generator = torch.Generator().manual_seed(seed)

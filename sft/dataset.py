@@ -2,7 +2,7 @@
 is shuffled. After an interruption, reading can continue at the same row.
 
 A parquet file consists of row groups (blocks of rows). In every epoch, the row groups are shuffled, and so are the rows
-in each group. The order of the groups depends only on (seed, epoch), and the order of the rows in a group only on
+in each group. The order of the groups depends only on (seed, epoch). The order of the rows in a group depends only on
 (seed, epoch, group). So a checkpoint must save only the position (epoch, group, row) and the number of usable rows
 found in this epoch so far. Only one row group is in memory at a time.
 """
@@ -27,8 +27,8 @@ class DataError(UserError, ValueError):
 
 @dataclass
 class Rejections:
-    """The rows that cannot be trained on. They are listed in the file `path` (`rejected.jsonl`), each only once: a row
-    is not listed again in a later epoch or after a resume. The field `row` of an entry is the number of the row within
+    """The rows that cannot be trained on. They are listed in the file `path` (`rejected.jsonl`). A row is listed only
+    once, and not again in a later epoch or after a resume. The field `row` of an entry is the number of the row within
     its row group (a block of rows in a parquet file)."""
 
     path: Path | None = None
@@ -60,10 +60,10 @@ class RowSource:
     """An endless stream of parsed training rows. Its position can be saved and restored. The rows come from the column
     `conversation` of all `*.parquet` files in `folder`.
 
-    The first `hold_out` rows of the first row group (a block of rows in a parquet file) are kept for validation and are
-    never drawn. `fingerprint` identifies the data. It is one hash over four facts about each file: its name, its number
-    of rows, its size, and its last 4 KiB, where parquet keeps an index of the contents. Raises DataError if the folder
-    has no readable file, or if a whole epoch gave no usable row.
+    A parquet file consists of row groups (blocks of rows). The first `hold_out` rows of the first row group are kept
+    for validation and are never drawn. `fingerprint` identifies the data. It is one hash over four facts about each
+    file: its name, its number of rows, its size, and its last 4 KiB, where parquet keeps an index of the contents.
+    Raises DataError if the folder has no readable file, or if a whole epoch gave no usable row.
     """
 
     def __init__(self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0):

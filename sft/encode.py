@@ -93,14 +93,14 @@ class RowEncoder:
     def count_tokens(self, row: tuple[Part, ...], noise_blocks: tuple[int, int]) -> int:
         """Return the number of tokens that a training row needs in a pack (a sequence of several rows), without
         encoding its images. The number includes the boundary tokens before and after every text and image. It also
-        includes all noise blocks: the noisy copies of those images that the model learns to draw.
+        includes all noise blocks: the noisy copies of the images that the model learns to draw.
 
-        `noise_blocks` has two numbers: the number of noise blocks of a first image, and that of a refined image (one
-        that comes after an image that the model sees).
+        `noise_blocks` is a pair: (number of noise blocks of a first image, number of noise blocks of a refined image).
+        A refined image comes after an image that the model sees.
 
         In training, condition dropout may hide some texts and images of a row at random. The number is for a row
-        without it. With dropout of mode `irg`, a row can be shorter. With dropout of mode `branch`, it can be longer,
-        because texts are then repeated in a context without images.
+        without dropout. With dropout of mode `irg`, a row can be shorter. With dropout of mode `branch`, it can be
+        longer, because texts are then repeated in a context without images.
         """
         total, refines = 0, False
         for part in row:

@@ -14,9 +14,9 @@ from sft.packing import SFTPack
 
 @dataclass(frozen=True)
 class Counts:
-    """The two numbers by which the loss is divided: `text`, the number of text tokens that the model should predict,
-    and `latent`, the number of latent tokens of the images that it should draw. Both are counted over all packs that
-    all ranks (training processes) use in one training step."""
+    """Two numbers by which the loss is divided. `text` is the number of text tokens that the model should predict.
+    `latent` is the number of latent tokens of the images that it should draw. Each number is counted over all packs of
+    one training step, from all ranks (training processes)."""
 
     text: int
     latent: int
@@ -35,9 +35,9 @@ def sft_loss(
         ce = ce_weight * sum of the cross-entropies / counts.text
         mse = mse_weight * sum over latent tokens of mean_D (v - (eps - x0))^2 / counts.latent
 
-    Here v is the velocity that the model predicts for a latent token, x0 the clean latent, eps the noise, and mean_D
-    the mean over the numbers of a latent token. `counts` are counted over all packs of the training step. So the sum of
-    the terms over these packs is the same as for one pack with all their rows.
+    Here v is the velocity that the model predicts for a latent token. x0 is the clean latent, eps is the noise, and
+    mean_D is the mean over the numbers of a latent token. `counts` are counted over all packs of the training step. So
+    the sum of the terms over these packs is the same as for one pack with all their rows.
     """
     labels = pack.pack.logit_targets.to(output.logits.device)
     ce = F.cross_entropy(output.logits.float(), labels, reduction="sum") / max(counts.text, 1)

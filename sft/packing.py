@@ -1,9 +1,9 @@
 """Arrange encoded rows in packs (sequences of several rows) for training, and make the endless stream of packs of a
 training stage.
 
-A target image (an image that the model learns to draw) becomes one or more *noise blocks*: noisy copies of the image,
-each with its own flow time. Without dropout, a noise block sees the context in which its image is drawn: everything
-before the image.
+A target image is an image that the model learns to draw. It becomes one or more *noise blocks*: noisy copies of the
+image, each with its own flow time. Without dropout, a noise block sees the context in which its image is drawn:
+everything before the image.
 
 Classifier-free guidance also evaluates the model on shorter contexts, which are called branches here. Condition dropout
 trains these branches: it lets some noise blocks see only a shorter context. There are two modes of dropout.
@@ -62,9 +62,9 @@ class RowLayout:
     learns to draw is added as noise blocks (noisy copies). All random draws use the generator that is passed with the
     rows.
 
-    `noise_blocks` has two numbers: the number of noise blocks of a first image, and that of a refined image (one that
-    comes after an image that the model sees). `system` has the token ids of the system text. Every row begins with this
-    text, as every sampled trajectory does. None means that there is no system text.
+    `noise_blocks` is a pair: (number of noise blocks of a first image, number of noise blocks of a refined image). A
+    refined image comes after an image that the model sees. `system` has the token ids of the system text. Every row
+    begins with this text, as every sampled trajectory does. None means that there is no system text.
     """
 
     def __init__(self, dropout: Dropout, noise_blocks: tuple[int, int], shift: float, system: list[int] | None = None):
@@ -178,14 +178,14 @@ def _extend(builder: PackBuilder, parent: int | None, texts: list[EncodedText]) 
 
 class PackStream:
     """The packs (sequences of several training rows) of one training stage, in a fixed order. The rows come from
-    several folders, called sources, some of which are mandatory. A pack begins with one row of every mandatory source.
+    several folders, called sources. Some sources are mandatory. A pack begins with one row of every mandatory source.
     Then each further row is drawn from a random source, in proportion to the weights of the sources, until the pack is
     full.
 
-    If a row does not fit, it goes back to its source, which returns it first at the next draw. So no row is lost. A row
-    of a mandatory source with which a pack begins is put into it even if it does not fit. Otherwise the rows of a
-    source with long rows would never be trained. So only these rows can make a pack longer than `tokens_per_pack`. Rows
-    of more than `max_row_tokens` tokens are rejected, as broken rows are.
+    If a row does not fit, it goes back to its source, which returns it first at the next draw. So no row is lost. There
+    is one exception: the mandatory rows at the beginning of a pack are put into it even if they do not fit. Without
+    this exception, a mandatory source with long rows would never be trained. So only mandatory rows can make a pack
+    longer than `tokens_per_pack`. Rows of more than `max_row_tokens` tokens are rejected, like broken rows.
 
     The random draws depend on (seed, pack number) and on the reading positions of the sources. So a checkpoint needs to
     save only the pack number and these positions.
@@ -220,8 +220,7 @@ class PackStream:
 
     def skip(self) -> None:
         """Skip the next pack (sequence of several training rows), because another rank (training process) trains on it.
-        The rows of the skipped pack are still read from their folders, so that all ranks stay at the same place, but
-        they are not encoded."""
+        The rows of the skipped pack are read but not encoded. So all ranks stay at the same position in the data."""
         self._rows()
 
     def _rows(self) -> list[tuple[Part, ...]]:

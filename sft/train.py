@@ -1,7 +1,8 @@
 """Train one stage of supervised fine-tuning (SFT) in IRGL (the six learning modes of Interleaving Reasoning
-Generation). SFT has one or more stages, which follow each other and have their own data and settings. The trainer takes
-packs (sequences of several training rows) from a stream, makes optimizer steps, and writes checkpoints from which the
-training can be resumed. The stage ends when the validation no longer improves, or after its last step."""
+Generation). SFT has one or more stages, one after the other. Each stage has its own data and settings. The trainer
+takes packs (sequences of several training rows) from a stream and makes optimizer steps. It also writes checkpoints,
+from which the training can be resumed. The stage ends when the validation no longer improves, or after its last
+step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Plateau:
 @dataclass
 class Identity:
     """What identifies a training: the recipe, the digest (hash) of the recipe, and the fingerprint (hash) of the data.
-    Training can continue from a checkpoint only if these three values are the same in the checkpoint as in the new run.
+    Training can continue from a checkpoint only if it has the same three values as the new run.
     """
 
     recipe: dict
@@ -131,9 +132,12 @@ class StageTrainer:
         return result
 
     def validate(self) -> dict[str, float]:
-        """Compute metrics on the validation packs, and return them as a dict: `ce` (unweighted cross-entropy of texts),
-        `mse` (unweighted flow error of images), `loss` (their weighted sum), and `right_tokens` (the share of correctly
-        predicted text tokens). Each rank (training process) computes some of the packs, and the results are added."""
+        """Compute metrics on the validation packs, and return them as a dict. Each rank (training process) computes
+        some of the packs, and the results are added. The metrics are:
+        * `ce`: unweighted cross-entropy of texts
+        * `mse`: unweighted flow error of images
+        * `loss`: weighted sum of `ce` and `mse`
+        * `right_tokens`: share of correctly predicted text tokens"""
         place, counts = self.engine.place, Counts.of(self.validation)
         mine = self.validation[place.rank :: place.world_size]
 
@@ -164,8 +168,8 @@ class StageTrainer:
         checkpoint.save(self.folder, snapshot, self.keep_checkpoints)
 
     def resume(self) -> int:
-        """Continue from the newest complete checkpoint, if there is one. Returns the number of training steps that this
-        checkpoint has behind it. If there is no checkpoint, nothing is loaded and the result is 0."""
+        """Continue from the newest complete checkpoint, if there is one. Returns the number of training steps before
+        this checkpoint. If there is no checkpoint, nothing is loaded and the result is 0."""
         path, _ = checkpoint.latest(self.folder)
         if path is None:
             return 0

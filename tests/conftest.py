@@ -10,6 +10,11 @@ import pytest
 from tests.paths import CONFIGS
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first. Where two files run at a time, no core then waits for a slow file at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @dataclass(frozen=True)
 class Answer:
     code: int

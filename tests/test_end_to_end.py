@@ -19,7 +19,7 @@ COMMAND = Path(sys.executable).parent / "irg-rl"
 TINY = [
     "vae.steps=20", "rewards.training_steps=4", "task_options.own_images=8", "sft.stage1.steps=6", "sft.stage2.steps=4",
     "sft.checkpoint_every=2", "sft.validate_every=3", "rl.updates=3", "evaluation.prompts=8", "tracking.wandb=false",
-    "engine.threads=2", "rl.groups_per_batch=2",
+    "engine.threads=1", "rl.groups_per_batch=2",
 ]  # fmt: skip
 STARTED = ("world", "vae", "scorers")
 

@@ -1,6 +1,6 @@
 """AWM: advantage-weighted matching (arXiv 2509.25050) on trajectories. AWM trains images with a clipped policy loss.
-This loss needs the log-probability of a drawn image. AWM uses the negative flow-matching error of the image in its
-place."""
+This loss needs the log-probability of a drawn image. Instead of this log-probability, AWM uses the negative
+flow-matching error of the image."""
 
 from typing import Literal
 

@@ -1,8 +1,8 @@
-"""The interface of an RL algorithm: what it declares and what it does.
+"""The interface of an RL algorithm: its settings, attributes and methods.
 
 An algorithm is a class derived from `Algorithm`. It may be in any module. The recipe names the class by its path, for
-example `rl.algorithm: my.module:MyLoss`. The rest of the program never asks which class it is. It uses the
-attributes and methods of the class, mainly these:
+example `rl.algorithm: my.module:MyLoss`. The rest of the program does not depend on the class. It uses only attributes
+and methods of this interface, mainly these:
 
 | part of the program | what it uses |
 |---|---|
@@ -13,9 +13,10 @@ attributes and methods of the class, mainly these:
 | `irg-rl plan` (it estimates memory and time) | `forwards`, `levels_per_image`, `pairs_per_group` |
 | report of the run | `curves` |
 
-An algorithm that trains each segment with the segment's own advantage derives from `joint.JointAlgorithm`. If it also
-trains on drawn images with fresh noise, it derives from `noising.NoisedAlgorithm`. Then it only has to define the loss
-of a token and the loss of an image.
+Two subclasses of `Algorithm` already do most of the work. A class derived from one of them only has to define its
+losses:
+* `joint.JointAlgorithm` trains each segment (a text or an image) with the segment's own advantage.
+* `noising.NoisedAlgorithm` does the same, and trains on drawn images with fresh noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,8 +53,8 @@ Options = TypeVar("Options", bound=Section)
 
 @dataclass(frozen=True)
 class Shared:
-    """Those settings in the section `rl` of a recipe that several algorithms use. config/rl.py explains each of
-    them."""
+    """Settings that several algorithms use. They come from the section `rl` of a recipe, and config/rl.py explains each
+    setting."""
 
     text_loss: str = "dapo"  # losses.text.TextLoss
     importance: str = "token"  # losses.text.Importance
@@ -83,14 +84,14 @@ class Shared:
 
 
 def reward_weights(recipe: Recipe) -> dict[str, float]:
-    """Return a dict from scorer name to weight, for the scorers whose scores make up the reward of an image. Held-out
-    scorers, whose scores are only logged, are left out."""
+    """Return a dict from scorer name to weight, for the scorers of images. The weighted scores make up the reward of an
+    image. Held-out scorers are left out, because their scores are only logged."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of == "image" and not s.held_out}
 
 
 def segment_weights(recipe: Recipe) -> dict[str, float]:
-    """Return a dict from scorer name to weight, for the scorers that score reflections and edits. Held-out scorers,
-    whose scores are only logged, are left out."""
+    """Return a dict from scorer name to weight, for the scorers of reflections and edits. Held-out scorers are left
+    out, because their scores are only logged."""
     return {s.name: s.weight for s in recipe.rewards.scorers if s.of != "image" and not s.held_out}
 
 
@@ -98,13 +99,13 @@ def segment_weights(recipe: Recipe) -> dict[str, float]:
 class Selection:
     """What `Algorithm.select` has decided about a scored group (several samples of one prompt).
 
-    has_spread: whether the rewards of the group's samples differ. If the rewards do not differ, the group is replaced
-    by a new group, as long as more groups may be sampled.
+    has_spread: whether the rewards of the group's samples differ. If they do not differ, a new group replaces this
+    group. The number of such replacements is limited.
 
     empty: whether the group has nothing to train on.
 
-    counts: a dict from a name to a number for the log. The numbers are summed over all groups that were scored since
-    the last update, and then logged.
+    counts: a dict from a name to a number for the log. Before logging, the numbers are summed over all groups scored
+    since the last update.
     """
 
     has_spread: bool
@@ -114,10 +115,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Material:
-    """How much training material one or several stored groups contain. A group is several samples of one prompt. The
-    unit in which it is counted depends on the algorithm. For DPO a unit is a preference pair. `usable` is the number of
-    units that can be trained. `ties` is the number of units that are left out because their rewards are too close.
-    `too_long` is the number of units that do not fit into one pack (the token sequence of one forward pass)."""
+    """The amount of training material in one or several stored groups. A group is several samples of one prompt. Each
+    algorithm counts the material in its own unit. For DPO a unit is a preference pair. The fields are numbers of units:
+    * `usable`: units that can be trained
+    * `ties`: units that are left out because their rewards are too close
+    * `too_long`: units that do not fit into one pack (the token sequence of one forward pass)"""
 
     usable: int
     ties: int = 0
@@ -126,7 +128,9 @@ class Material:
 
 @dataclass
 class RankContext:
-    """Everything that one learner process (rank) gives to the algorithm for one update."""
+    """Everything that one learner process (rank) gives to the algorithm for one update: the training engine, the code
+    that builds packs, the sampling settings, the seed, and the other sets of weights that the algorithm has asked for.
+    """
 
     engine: Any  # learner.engine.Engine
     replay: Replay
@@ -142,28 +146,28 @@ class RankContext:
 
     @property
     def begun(self) -> int:
-        """Return the number of optimizer steps that were made before the current one. The number is part of the seed of
-        random numbers."""
+        """Return the number of optimizer steps before the current step. This number is part of the seed of random
+        numbers."""
         return self.engine.steps + self.engine.skipped
 
     def packs(self, trajectories: Sequence[Trajectory]) -> list[ReplayPack]:
-        """Join the trajectories into packs, the token sequences of the forward passes. Return only those packs that
-        this rank (learner process) trains."""
+        """Join the trajectories into packs, the token sequences of the forward passes. Return only the packs of this
+        rank (learner process)."""
         with self.engine.watch("packing"):
             return self.replay.packs(trajectories, self.place.rank, self.place.world_size)
 
     def require_law(self, trajectories: Sequence[Trajectory]) -> None:
-        """Raise RatioError if a trajectory was sampled with another `law` than the learner's. A law consists of the
-        sampling settings on which log-probabilities depend, such as the temperature. If the attribute `offline` is true
-        (other weights may have sampled the groups), only the settings of texts are checked."""
+        """Raise RatioError if the law of a trajectory differs from the law of the learner. A law is the set of sampling
+        settings that change log-probabilities, such as the temperature. If the attribute `offline` is true, other
+        weights may have sampled the groups. Then only the settings of texts are checked."""
         (require_texts_law if self.offline else require_law)(trajectories, self.law)
 
     def trainable(self, groups: Sequence[Group]) -> list[Trajectory]:
-        """Return those trajectories of the groups that have at least one segment (a text or an image) with an
-        advantage. They are in the order of the groups.
+        """Return the trajectories with at least one trained segment, in the order of the groups. A segment is a text or
+        an image. A trained segment has an advantage.
 
-        Raises ValueError if there is no such trajectory, and RatioError if `require_law` finds that one of them was
-        sampled with other settings than the learner's.
+        Raises ValueError if there is no such trajectory. Raises RatioError if the sampling settings of a trajectory
+        differ from the settings of the learner (see `require_law`).
         """
         found = [t for g in groups for t in g.trajectories if any(s.advantage is not None for s in t.segments)]
         if not found:
@@ -220,49 +224,49 @@ class Algorithm(Generic[Options]):
 
     @property
     def records_steps(self) -> bool:
-        """Return whether the sampler stores the stochastic denoising steps, so that the learner can replay them. If so,
-        the recipe must set `rl.noise`, and images must not be drawn with guidance."""
+        """Return whether the sampler stores the stochastic denoising steps, so that the learner can replay them. If the
+        result is true, the recipe must set `rl.noise`, and images must be drawn without guidance."""
         return False
 
     @property
     def old_schedule(self) -> OldPolicySchedule | None:
-        """Return the schedule by which the sampling weights follow the trained weights. None means that samples are
-        drawn with the trained weights themselves."""
+        """Return the schedule of the sampling weights. It decides how they follow the trained weights. None means that
+        the trained weights themselves are used for sampling."""
         return None
 
     @property
     def needs_reference(self) -> bool:
-        """Return whether the loss contains a KL term, a penalty on the distance between the trained model and the base
-        model."""
+        """Return whether the loss contains a KL term. This term penalises the distance between the trained model and
+        the base model."""
         return self.shared.kl_text > 0 or self.shared.kl_image > 0
 
     @property
     def clip_image(self) -> float:
-        """Return the clip range of the importance ratio of a denoising step. The ratio check, which compares the
-        log-probabilities of sampler and learner, allows differences up to a fifth of this range."""
+        """Return the clip range of the importance ratio of a denoising step. The ratio check compares the
+        log-probabilities of sampler and learner. It allows differences up to a fifth of this range."""
         return CLIP_IMAGE
 
     @property
     def levels_per_image(self) -> int:
-        """Return how many noise levels the loss uses for each image. Only algorithms that train without recorded
-        denoising steps use this number."""
+        """Return how many noise levels the loss uses for each image. This number is used only if the algorithm trains
+        without recorded denoising steps."""
         return 0
 
     @property
     def pairs_per_group(self) -> int | None:
-        """Return the largest number of preference pairs that are made from a group (the samples of one prompt). None
-        means that the algorithm trains on single trajectories and not on pairs."""
+        """Return the maximum number of preference pairs per group (the samples of one prompt). None means that the
+        algorithm trains on single trajectories, not on pairs."""
         return None
 
     def forwards(self, precision: str) -> dict[str, int]:
-        """Return a dict from the purpose of a forward pass (for example "trained" or "reference") to the number of such
-        passes over each pack in one update. `precision` is the precision of the passes, "fp32" or "bf16". Some
+        """Return the number of forward passes over each pack in one update. The result is a dict from purpose, for
+        example "trained" or "reference", to number. `precision` is the precision of the passes, "fp32" or "bf16". Some
         algorithms need more passes in bf16."""
         return {"trained": 1} | ({"reference": 1} if self.needs_reference else {})
 
     def problems(self, recipe: Recipe) -> list[str]:
-        """Return one error message for each setting of the recipe that contradicts another setting or has no effect. A
-        recipe with such a setting is invalid."""
+        """Return one error message for each wrong setting of the recipe. A setting is wrong if it contradicts another
+        setting, or if it was changed and has no effect with this algorithm."""
         rl = recipe.require_rl()
         name, problems = f"rl.algorithm {rl.algorithm}", []
         if self.records_steps and rl.noise is None:
@@ -293,8 +297,8 @@ class Algorithm(Generic[Options]):
         ]
 
     def notes(self, recipe: Recipe) -> list[str]:
-        """Return notes that are printed before RL begins. Each note is about a setting that has no effect but is not an
-        error."""
+        """Return notes that are printed before RL begins. Each note is about a setting that has no effect but is
+        allowed."""
         noise = recipe.require_rl().noise
         if noise is None or noise.window != "all":
             return []
@@ -305,16 +309,16 @@ class Algorithm(Generic[Options]):
     # called for a scored group
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Decide which segments (texts and images) of a scored group are trained, and set the `advantage` of each
-        segment of the group. Return a `Selection`, which says for example whether anything in the group is trained. An
-        `advantage` of None means that the segment is not trained. `give_credit` is a function without arguments. It
-        sets the advantages with the credit scheme of the recipe, and a subclass may call it or not."""
+        """Set the `advantage` of each segment (a text or an image) of a scored group. None means that the segment is
+        not trained. Return a `Selection`, which says for example whether the group has anything to train on.
+        `give_credit` is a function without arguments. It sets the advantages with the credit scheme of the recipe. A
+        subclass need not call it."""
         summary = give_credit()
         return Selection(summary.has_spread, summary.empty)
 
     def why_empty(self, groups: str) -> str:
         """Return a sentence that says why some groups have nothing to train on. `groups` is the name of these groups in
-        that sentence, for example "its group" or "the last 20 groups"."""
+        the sentence, for example "its group" or "the last 20 groups"."""
         return f"no segment of {groups} got an advantage"
 
     # called for an update
@@ -326,25 +330,25 @@ class Algorithm(Generic[Options]):
         (packs, loss). One optimizer step is made with each pair. `packs` are the packs of this rank. A pack is the
         token sequence of one forward pass.
 
-        Each pair is computed only after the optimizer step of the pair before it. If nothing is yielded, the update is
+        Each pair is computed only after the optimizer step of the previous pair. If nothing is yielded, the update is
         skipped. The method may add numbers for the log to `metrics`.
 
         Each yielded `loss` is a function. Its arguments are the model's output for a pack, the index of the pack, and
-        the denominators summed over all ranks. A denominator is a count, such as the number of trained tokens, by which
-        a sum of losses is divided. The function returns an object of the class `Loss`. It also has a method
-        `denominators()`, which returns the denominators of this rank alone.
+        the denominators summed over all ranks. A denominator is a count, such as the number of trained tokens. A sum of
+        losses is divided by this count. The function returns an object of the class `Loss`. `loss` itself also has a
+        method `denominators()`, which returns the denominators of this rank alone.
         """
         raise NotImplementedError
 
     def why_skipped(self, updates: int, max_pack_tokens: int) -> str:
-        """Return the error message for the case that `updates` updates in a row were skipped. `max_pack_tokens` is the
-        largest number of tokens in a pack. A subclass may need it for its message."""
+        """Return an error message which says that `updates` updates in a row were skipped. `max_pack_tokens` is the
+        largest number of tokens in a pack. A subclass may use this number in its message."""
         return f"no update of the last {updates} had anything to train on"
 
     def material(self, group: Group, replay: Replay, limit: int) -> Material:
-        """Return how much there is to train on in a group, several samples of one prompt. For DPO this is the number of
-        preference pairs. What is too long for a pack of `limit` tokens is counted separately. `replay` computes the
-        lengths in tokens. An algorithm must define this method if `learns_offline` is true."""
+        """Return the amount of training material in a group (several samples of one prompt). For DPO this is the number
+        of preference pairs. Material that is too long for a pack of `limit` tokens is counted separately. `replay`
+        computes the lengths in tokens. An algorithm must define this method if `learns_offline` is true."""
         raise NotImplementedError
 
 

@@ -2,15 +2,15 @@
 point where trajectories with the same beginning separate. A pair consists of two trajectories that separate at a fork:
 a chosen one from the better branch, and a rejected one from the worse branch.
 
-The loss of a pair is not a sum over tokens. So both trajectories of a pair are in one pack (the token sequence of one
-forward pass). Segments that both trajectories share are only context and have no loss. Their log-probabilities are the
-same on both sides, so they would cancel. If both trajectories have an image in a turn, the two images are compared,
-with the same noise and times. If one trajectory has stopped earlier, the image of the other trajectory has no
-counterpart and no loss.
+The loss of a pair is not a sum over tokens. So both trajectories must be in one pack (the token sequence of one forward
+pass). Shared segments (texts or images in both trajectories) are only context and have no loss. Their log-probabilities
+would cancel, because they are equal on both sides. If both trajectories have an image in a turn, the two images are
+compared with the same noise and times. If only one trajectory has an image in this turn, the image has no loss.
 
-The margin of a pair says how much more the trained model prefers the chosen trajectory than the reference model does.
-For images it is a mean over times. The log-sigmoid is applied to the margin of each pair. Then the text losses are
-averaged over the pairs that have texts to compare, and the image losses over the pairs that have images to compare.
+A model prefers the chosen trajectory to some degree. The margin of a pair is this degree in the trained model minus
+this degree in the reference model. For images the margin is a mean over times. The log-sigmoid is applied to the margin
+of each pair. Then text losses are averaged over all pairs with texts to compare. Image losses are averaged over all
+pairs with images to compare.
 
 Letters in shapes: P pairs of a pack, T tokens, S noise levels of an image, N latent tokens, D numbers per latent token.
 """
@@ -65,8 +65,8 @@ class DPOSettings(NoisingSettings):
 
 
 class DPO(Algorithm[DPOSettings]):
-    """DPO for texts (arXiv 2305.18290) and images (arXiv 2311.12908). The reference model has the weights that the
-    model had at the beginning of the RL stage."""
+    """DPO for texts (arXiv 2305.18290) and images (arXiv 2311.12908). The reference model has the weights from the
+    beginning of the RL stage."""
 
     Settings = DPOSettings
     uses_credit = False
@@ -104,8 +104,8 @@ class DPO(Algorithm[DPOSettings]):
 
         The value of a trajectory is the reward of its last image. A penalty is subtracted if one of its texts was cut
         off at the token limit. If a branch has only one trajectory, its value is the value of this trajectory. If a
-        branch forks again, its value is the mean of the values of the branches into which it forks. Two branches of a
-        fork can form a pair only if their values differ by more than the option `tie`.
+        branch forks again, its value is the mean of the values of its own branches. Two branches of a fork can form a
+        pair only if their values differ by more than the option `tie`.
         """
         parts = [self._pairs_of(group) for group in groups]
         return Pairs([pair for part in parts for pair in part.found], sum(part.ties for part in parts))
@@ -119,9 +119,9 @@ class DPO(Algorithm[DPOSettings]):
         return find_pairs(group, values, self.options.tie, self.options.pairs_per_fork)
 
     def select(self, group: Group, give_credit: Callable[[], credit.Summary]) -> Selection:
-        """Find the preference pairs of the group, and return whether there are any and how many pairs are ties (their
-        values differ too little). The advantages of segments are set only to mark which segments are part of a pair.
-        `give_credit` is not used."""
+        """Find the preference pairs of the group. The result says whether there are any pairs, and how many pairs are
+        ties. In a tie, the two values differ too little. The advantages of segments only mark which segments are part
+        of a pair. `give_credit` is not used."""
         pairs = self.pairs([group])
         mark(group, pairs.found)
         return Selection(bool(pairs.found), not pairs.found, {"dpo/judged_ties": float(pairs.ties)})
@@ -144,9 +144,10 @@ class DPO(Algorithm[DPOSettings]):
     def minibatches(
         self, rank: RankContext, groups: Sequence[Group], metrics: dict[str, float], parts: int
     ) -> Iterator[tuple[list[Pack], "PairLoss"]]:
-        """Yield (packs, loss) for each optimizer step. `packs` are the packs of this rank, and `loss` is a function
-        that computes the DPO loss of a pack. Pairs that are too long for a pack are left out. Two numbers are added to
-        `metrics`: how many pairs are too long, and how many pairs are ties (their values differ too little)."""
+        """Split the preference pairs of the groups into at most `parts` minibatches, and yield (packs, loss) for each.
+        One optimizer step is made with each. `packs` are the packs of this rank, and `loss` is a function that computes
+        the DPO loss of a pack. Pairs that are too long for a pack are left out. Two numbers are added to `metrics`: how
+        many pairs are too long, and how many pairs are ties (their values differ too little)."""
         pairs, shared, limit = self.pairs(groups), self.shared, rank.max_pack_tokens
         if not pairs.found:
             raise ValueError(f"none of {len(groups)} groups has a pair; {pairs.ties} are ties")
@@ -178,8 +179,8 @@ class PairPack:
 
     @property
     def compared(self) -> dict[str, set[int]]:
-        """Return a dict with the keys "text" and "image". The value of "text" is the set of indices of those pairs that
-        have texts to compare. The value of "image" is the same for images."""
+        """Return which pairs have texts to compare, and which pairs have images to compare. The result is a dict with
+        the keys "text" and "image". Each value is a set of indices of pairs."""
         return {
             name: {ref.trajectory // 2 for ref in refs}
             for name, refs in ((TEXT, self.replay.texts), (IMAGE, self.replay.images))
@@ -197,8 +198,8 @@ def pair_packs(
     replay: Replay, sides: Sequence[Sides], limit: int, rank: int = 0, world_size: int = 1
 ) -> list[PairPack]:
     """Put the pairs into packs of at most `limit` tokens, the longest pairs first. The packs are shared out among
-    `world_size` ranks. Return the packs that the rank number `rank` trains. Every pair must fit into a pack. `replay`
-    joins trajectories into packs."""
+    `world_size` ranks. Return the packs of rank number `rank`. Every pair must fit into a pack. `replay` joins
+    trajectories into packs."""
     bins: list[list[Trajectory]] = []
     rows = longest = 0
     for lengths, pair in sorted(((replay.lengths(pair), pair) for pair in sides), key=lambda entry: -max(entry[0])):
@@ -224,9 +225,9 @@ def minibatches(pairs: Sequence[Sides], parts: int) -> list[Sequence[Sides]]:
 
 
 def prepared(pair: Pair, settings: DPOSettings, shift: float, seed: int, update: int) -> Sides:
-    """Return copies of both trajectories of a pair, ready for packing. Segments that both
-    trajectories share are not trained. In each turn, the image of the chosen trajectory and the image of the rejected
-    one get the same noise and the same flow times. `shift` is the timestep shift of these times.
+    """Return copies of both trajectories of a pair, ready for packing. Shared segments (texts or images in both
+    trajectories) are not trained. In each turn, the chosen image and the rejected image get the same noise and the same
+    flow times. `shift` is the timestep shift of these times.
 
     The random numbers of noise and times depend on (seed, update, group, chosen sample, rejected sample, turn).
     """
@@ -280,9 +281,9 @@ def _noised(
 def reference_scores(
     engine, weights: Mapping[str, Tensor], packs: Sequence[PairPack], law: SamplingLaw
 ) -> list[PackScores[Tensor]]:
-    """Compute the log-probabilities of texts and the velocities of images in each pack with the weights `weights`.
-    Return them as tensors on the CPU, one object per pack. `law` consists of the sampling settings on which
-    log-probabilities depend, such as the temperature. All ranks must call this together."""
+    """Return the log-probabilities of texts and the velocities of images under the model weights `weights`. The list
+    has one object per pack, with tensors on the CPU. `law` holds the sampling settings that change log-probabilities,
+    such as the temperature. All ranks must call this together."""
 
     def read(output: ModelOutput, index: int) -> PackScores[Tensor]:
         replay = packs[index].replay
@@ -310,8 +311,8 @@ class PairLoss:
         self._weights = {TEXT: text_weight, IMAGE: image_weight}
 
     def denominators(self) -> dict[str, float]:
-        """Return the number of pairs on this rank that have texts to compare, and the number of pairs that have images
-        to compare. The engine sums both numbers over all ranks."""
+        """Return two counts of pairs on this rank. "text" is the number of pairs with texts to compare, and "image" is
+        the number of pairs with images to compare. The engine sums each count over all ranks."""
         return {name: float(sum(len(part.compared[name]) for part in self._packs)) for name in (TEXT, IMAGE)}
 
     def __call__(self, output: ModelOutput, index: int, totals: dict[str, float]) -> Loss:

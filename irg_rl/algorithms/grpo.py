@@ -72,9 +72,9 @@ class GRPO(JointAlgorithm[GRPOSettings]):
     def before_update(self, rank: RankContext, trajectories: Sequence[Trajectory]) -> OldPolicy:
         """Return the log-probabilities of the trajectories under the old policy.
 
-        If the learner computes in fp32, they are the log-probabilities that the sampler has stored, because the learner
-        would compute the same numbers with the same weights. If it computes in bf16, its numbers would differ from
-        those of the sampler. So it computes the log-probabilities again, before it trains its weights in this update.
+        In fp32, they are the log-probabilities that the sampler has stored. The learner would compute the same numbers
+        with the same weights. In bf16, learner and sampler compute different numbers. So the learner computes the
+        log-probabilities again, before this update changes its weights.
         """
         if rank.precision == "bf16":
             return old_policy.recompute(rank.engine, rank.packs(trajectories), trajectories, rank.law)

@@ -1,13 +1,13 @@
-"""The joint loss of scored trajectories. It adds a loss of texts and a loss of images. Each of them is a sum that is
-divided by its own denominator. Each denominator is a count over all ranks.
+"""The joint loss of scored trajectories. It adds a loss of texts and a loss of images. Each of these two losses is a
+sum, divided by its own denominator. Each denominator is a count over all ranks.
 
     loss = text_weight * sum_tokens(...) / text denominator + image_weight * sum_steps(...) / (image, step) pairs
 
-KL terms to a reference model may be added. A step is a denoising step of the sampler, or a noise level if images get
-fresh noise. Segments without an advantage are not trained.
+KL terms to a reference model may be added. A step is a denoising step of the sampler. If images get fresh noise, a step
+is a noise level instead. Segments without an advantage are not trained.
 
-Metrics are collected as sums and counts for each modality (text or image) and turn, so that they can be added over
-packs and ranks. `finish` divides the sums by the counts.
+Metrics are collected for each modality (text or image) and each turn. They are stored as sums and counts, which can be
+added over packs and ranks. `finish` divides the sums by the counts.
 
 Letters in shapes: B texts, T tokens, S steps of an image in a pack, N latent tokens, D numbers per latent token.
 """
@@ -47,8 +47,8 @@ class PackTexts:
 
 @dataclass(frozen=True)
 class PackImage:
-    """One image of a pack (the token sequence of one forward pass), with those denoising steps or noise levels on which
-    it is trained."""
+    """One image of a pack (the token sequence of one forward pass), with its trained denoising steps or noise
+    levels."""
 
     segment: ImageSegment
     steps: list[int]
@@ -59,9 +59,9 @@ class PackImage:
 
 @dataclass(frozen=True)
 class ImageLoss:
-    """Loss and metrics of an image, for each of its S steps. A step is a denoising step or a noise level. If the loss
-    uses a ratio to the old policy, `log_ratio` is the log of this ratio and `clip` the clip range of the ratio.
-    Otherwise `log_ratio` is None."""
+    """Loss and metrics of an image, for each of its S steps. A step is a denoising step or a noise level. Some losses
+    use a ratio to the old policy. Then `log_ratio` is the log of the ratio, and `clip` is its clip range. Otherwise
+    `log_ratio` is None."""
 
     per_step: Float[Tensor, "S"]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class JointAlgorithm(Algorithm[Options]):
     image's steps. It may also replace the loss of tokens."""
 
     def text_loss(self, tokens: PackTexts) -> Float[Tensor, "B T"]:
-        """Return the loss of every token. It is the clipped policy loss that `rl.text_loss` names, plus the KL term.
+        """Return the loss of every token: a clipped policy loss plus the KL term. `rl.text_loss` names the policy loss.
         The losses are summed later."""
         shared = self.shared
         low, high = shared.clip_text
@@ -88,17 +88,16 @@ class JointAlgorithm(Algorithm[Options]):
         raise NotImplementedError
 
     def image_kl(self, score: Any, reference: Any) -> Float[Tensor, "S"]:
-        """Return the distance between the trained model and the base model at every step of an image. `score` is what
-        `evaluate` has computed for the image with the trained model. `reference` is what it has computed with the base
-        model."""
+        """Return the distance between the trained model and the base model at every step of an image. `score` is the
+        result of `evaluate` for the image with the trained model. `reference` is the result with the base model."""
         return flow.velocity_mse(score, reference)
 
     def evaluate(
         self, output: ModelOutput, replay: ReplayPack, trajectories: Sequence[Trajectory], law: SamplingLaw
     ) -> PackScores[Any]:
         """Convert the output of a model for a pack to the scores that the losses need. The scores of a text are
-        log-probabilities. What the score of an image is depends on the algorithm (for example velocities). `law`
-        consists of the sampling settings on which log-probabilities depend, such as the temperature."""
+        log-probabilities. The scores of an image depend on the algorithm, and are for example velocities. `law` holds
+        the sampling settings that change log-probabilities, such as the temperature."""
         raise NotImplementedError
 
     def prepared(self, rank: RankContext, groups: Sequence[Group]) -> Sequence[Group]:
@@ -114,8 +113,8 @@ class JointAlgorithm(Algorithm[Options]):
     def before_minibatch(
         self, rank: RankContext, known: OldPolicy, own: Sequence[Trajectory], replays: Sequence[ReplayPack]
     ) -> OldPolicy:
-        """Return the values of the old policy for the trajectories `own` of one minibatch. `known` contains the values
-        that `before_update` has returned. `replays` are the packs of these trajectories on this rank."""
+        """Return the values of the old policy for the trajectories `own` of one minibatch. `known` is the result of
+        `before_update`. `replays` are the packs of these trajectories on this rank."""
         return known
 
     def minibatches(
@@ -303,8 +302,8 @@ def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:
 
 def finish(sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics of an update. `sums` maps names such as "text/turn0/loss" to sums over all packs. For each
-    prefix, such as "text/turn0", the entry PREFIX/count is a count, by which every other sum with this prefix is
-    divided. The counts themselves and the entries of `maxima` are returned unchanged."""
+    prefix, such as "text/turn0", the entry PREFIX/count is a count. Every other sum with this prefix is divided by this
+    count. The counts themselves and the entries of `maxima` are returned unchanged."""
     metrics = dict(maxima)
     for name, value in sums.items():
         group, key = name.rsplit("/", 1)

@@ -2,8 +2,8 @@
 weights. It usually runs as a Ray actor. However, it does not import Ray, so a single rank can also run in the driver's
 own process.
 
-All methods except `open_port`, `seconds` and `stats` are collective: they must be called on every rank with the same
-arguments, and they return the same value on every rank. Tensors are an exception: only rank 0 returns them.
+All methods except `open_port`, `seconds` and `stats` are collective. They must be called on every rank with the same
+arguments. They return the same value on every rank, with one exception: only rank 0 returns tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,9 @@ EMPTY_UPDATES = 10
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Settings of a learner. They are plain data, so they can be sent to any process, which then makes the learner."""
+    """All settings from which a learner is made: the model folder, the training engine, the RL algorithm, the sampling
+    settings, LoRA adapters and more. They are plain data, so they can be sent to another process, which then makes the
+    learner."""
 
     folder: str  # model folder with sizes, tokenizer and first weights; also the reference of KL terms
     engine: EngineSettings
@@ -80,8 +82,8 @@ class Learner:
         return self._store.port
 
     def setup(self, port: int | None = None, address: str = LOOPBACK) -> None:
-        """Join the other ranks. Then build the model and the optimizer, and, if the settings ask for it, the moving
-        average of the weights. If there are several ranks, `port` is the port that `open_port` of rank 0 has returned
+        """Join the other ranks. Then build the model and the optimizer. If the settings ask for a moving average of the
+        weights, begin it, too. If there are several ranks, `port` is the port that `open_port` of rank 0 has returned
         for `address`. If there is only one rank, `port` is None."""
         settings = self.settings
         join(self.place, self._store, port, settings.collective_timeout, address)
@@ -116,10 +118,9 @@ class Learner:
 
     def check_ratio(self, *groups: Group) -> list[dict]:
         """Check that sampler and learner compute the same log-probabilities for the trajectories of the groups. Return
-        the differences as a list of dicts, each of them a row of a table in the report.
+        the differences as a list of dicts. Each dict is a row of a table in the report.
 
-        If the learner computes in fp32, RatioError is raised if the differences exceed a limit. If it computes in bf16,
-        the differences are only logged.
+        In fp32, raises RatioError if a difference is above a limit. In bf16, the differences are only logged.
         """
         trajectories = self.context.trainable(groups)
         replays = self.context.packs(trajectories)
@@ -133,12 +134,13 @@ class Learner:
         """Make one update on scored groups that have advantages, and return its metrics. If there is nothing to train
         on, the update is skipped.
 
-        If `check_ratio` was never called before, this method first calls it with these groups. In training without
-        sampling and after `load`, there is no such check.
+        If `check_ratio` was not called before, this method first calls it with these groups. It does not do so in
+        training without sampling, or after `load`.
 
-        Raises RatioError if `check_ratio` fails, or if a group was sampled with other settings than the learner's.
-        Raises NonFiniteError if too many optimizer steps in a row are not finite. Raises InputError if EMPTY_UPDATES
-        updates in a row were skipped.
+        This method can raise three errors:
+        * RatioError: `check_ratio` fails, or the sampling settings of a group differ from the settings of the learner.
+        * NonFiniteError: too many optimizer steps in a row are not finite.
+        * InputError: EMPTY_UPDATES updates in a row were skipped.
         """
         if not self._checked:
             self.check_ratio(*groups)
@@ -269,7 +271,9 @@ class Learner:
 
 
 def summary(results: Sequence[StepResult]) -> dict[str, float]:
-    """Return the metrics of one update, combined over its minibatches."""
+    """Return the metrics of one update. `results` has the result of each minibatch (optimizer step). Losses and
+    gradient norms are averaged over the minibatches. The learning rates and the step number come from the last
+    minibatch."""
     sums: dict[str, float] = {}
     maxima: dict[str, float] = {}
     metrics: dict[str, float] = {}

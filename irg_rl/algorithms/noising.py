@@ -2,14 +2,15 @@
 
     x_t = (1 - t) drawn + t noise
 
-An image is stored as two latents. `drawn` is the latent at t = 0 that the sampler has drawn, and the pixels were
-decoded from it. It is a sample of the old policy. `latent` was made by encoding the pixels again, and later turns see
-it as the image. It is a sample from the autoencoder's posterior and contains the error of the autoencoder. So the
-training uses `drawn`.
+An image is stored as two latents. Training uses `drawn`, because `latent` contains the error of the autoencoder:
+* `drawn` is the latent at t = 0 that the sampler has drawn. It is a sample of the old policy. The pixels were decoded
+  from it.
+* `latent` was made by encoding the pixels again. It is a sample from the autoencoder's posterior. Later turns see it as
+  the image.
 
 The denoising steps of the sampler are not needed. So the sampler may use any time grid, guidance, and noise or no
-noise. x_t and t are stored where the state `x` and the time `t` of a recorded step would be. So replay packs are built
-as for GRPO.
+noise. GRPO stores a state `x` and a time `t` for each recorded step. Here x_t and t are stored in these two fields. So
+replay packs are built as for GRPO.
 
 Letters in shapes: S noise levels of an image, N latent tokens, D numbers per latent token.
 """
@@ -147,8 +148,10 @@ def target_velocity(image: PackImage, v: Float[Tensor, "S N D"]) -> Float[Tensor
 
 
 def distance_metrics(v: Float[Tensor, "S N D"], v_old: Float[Tensor, "S N D"], advantage: float) -> dict[str, Tensor]:
-    """Return metrics with one number per noise level: how much the velocity `v` differs from `v_old`, the velocity of
-    the old policy, and whether the image was good (its advantage is above 0)."""
+    """Return three metrics with one number per noise level. `v_old` is the velocity of the old policy.
+    * `v_distance`: the mean squared difference of `v` and `v_old`
+    * `v_norm`: the norm of `v` divided by the norm of `v_old`
+    * `good`: 1 if the image was good (its advantage is above 0), otherwise 0"""
     metrics = {"v_distance": flow.over_latent((v.detach() - v_old) ** 2, 1), "v_norm": _norm(v.detach()) / _norm(v_old)}
     metrics["good"] = torch.full((len(v),), float(advantage > 0), device=v.device)
     return metrics
@@ -161,12 +164,13 @@ def _norm(v: Float[Tensor, "S N D"]) -> Float[Tensor, "S"]:
 def noised(
     groups: Sequence[Group], settings: NoisingSettings, shift: float, seed: int, update: int
 ) -> list[Group]:
-    """Return copies of the groups that have fresh noise in place of denoising steps. Images without an advantage get no
-    noise.
+    """Return copies of the groups. In the copies, each image with an advantage has fresh noise in place of its
+    denoising steps: random noise levels, and the noisy states at these levels. Images without an advantage get no
+    noise. `shift` is the timestep shift of the noise levels.
 
-    The random numbers of noise and times depend on (seed, update, group, sample, index of the segment). An image that
-    several trajectories share gets noise only once. Its random numbers then depend on the sample number of the first of
-    these trajectories. The copies of the trajectories share the image, too.
+    The random numbers of noise and times depend on (seed, update, group, sample, index of the segment). Several
+    trajectories may share an image. Such an image gets noise only once, and the copies share it, too. Its random
+    numbers depend on the sample number of the first trajectory that has the image.
     """
     known: dict[int, ImageSegment] = {}
     return [
@@ -207,7 +211,8 @@ def _noised(
 
 
 def with_states(image: ImageSegment, x: Float[Tensor, "S N D"], t: Float[Tensor, "S"]) -> ImageSegment:
-    """Return a copy of the image that has the states `x` at times `t` in place of its denoising steps."""
+    """Return a copy of the image segment that stores the noisy states `x` at the flow times `t`. They replace the
+    denoising steps that the sampler has recorded."""
     nothing = torch.zeros(0)
     return replace(image, x=x, t=t, x_next=nothing, mean=nothing, t_next=nothing, logprobs=nothing)
 

@@ -1,13 +1,13 @@
-"""Values of the old policy, with which the trained policy is compared in a loss: log-probabilities for importance
-ratios, and velocities for the algorithms NFT and AWM.
+"""Values of the old policy. A loss compares the trained policy with these values. They are log-probabilities for
+importance ratios, and velocities for the algorithms NFT and AWM.
 
-In fp32 the log-probabilities that the sampler has stored are used, because the learner would compute the same numbers
-(invariant 1 of docs/architecture.md). In bf16 the learner computes them again in the same packs, because different
-kernels give results that differ by more than a clip range. The sampler's log-probabilities are then used to correct
-this mismatch.
+In fp32 the stored log-probabilities of the sampler are used. The learner would compute the same numbers (invariant 1 of
+docs/architecture.md). In bf16 the numbers of sampler and learner differ by more than a clip range, because their
+kernels are different. So the learner computes the log-probabilities again in the same packs. The sampler's
+log-probabilities are then used to correct this mismatch.
 
-With NFT and AWM, the samples were drawn with the old weights. So the velocities, and in bf16 the log-probabilities of
-texts, are computed with the old weights.
+With NFT and AWM, the samples were drawn with the old weights. So the learner computes the velocities with the old
+weights. In bf16 it also computes the log-probabilities of texts with the old weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,9 @@ class OldPolicy:
     tensor.
 
     `text` contains log-probabilities of tokens, shape [T]. `image` contains log-probabilities of denoising steps, shape
-    [S]. `mean` (means of the steps) and `velocity` have the shape [S, N, D]. Here T is the number of tokens, S of
-    steps, N of latent tokens, and D of numbers per latent token. `recomputed` says whether the learner has computed the
-    log-probabilities of texts itself.
+    [S]. `mean` (means of the steps) and `velocity` have the shape [S, N, D]. Here T, S and N are the numbers of tokens,
+    steps and latent tokens. D is the number of values per latent token. `recomputed` says whether the learner has
+    computed the log-probabilities of texts itself.
     """
 
     text: dict[PackKey, Tensor] = field(default_factory=dict)
@@ -42,8 +42,8 @@ class OldPolicy:
     recomputed: bool = False
 
     def shifted(self, first: int) -> "OldPolicy":
-        """Return the same values for a shorter list of trajectories. The shorter list begins at trajectory number
-        `first` of the long list, which gets the index 0."""
+        """Return the same values for a shorter list of trajectories: the list without its first `first` entries.
+        Trajectory number `first` then gets the index 0."""
         text, image, mean, velocity = (
             {(index - first, place): value for (index, place), value in values.items()}
             for values in (self.text, self.image, self.mean, self.velocity)
@@ -51,9 +51,10 @@ class OldPolicy:
         return OldPolicy(text, image, mean, velocity, self.recomputed)
 
     def of_image(self, trajectory: int, segment: int, steps: list[int], device: torch.device) -> dict[str, Tensor]:
-        """Return a dict with the stored values of the old policy for the denoising steps `steps` of one image:
-        `logprobs` [S], `mean` [S, N, D] and `velocity` [S, N, D]. A value that is not stored for this image is left
-        out."""
+        """Return a dict with the stored values of the old policy for one image: `logprobs` [S], `mean` [S, N, D] and
+        `velocity` [S, N, D]. `trajectory` and `segment` are the indices of the trajectory and of the image in it.
+        `steps` are the indices of the denoising steps to return. A value that is not stored for this image is left out.
+        """
         known = {"logprobs": self.image, "mean": self.mean, "velocity": self.velocity}
         key = trajectory, segment
         return {
@@ -77,9 +78,10 @@ def sampled(trajectories: Sequence[Trajectory]) -> OldPolicy:
 
 
 def recompute(engine, replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory], law: SamplingLaw) -> OldPolicy:
-    """Compute the log-probabilities of texts and denoising steps, and the means of the denoising steps, with the
-    learner's current weights, and return them. Call this before the trajectories are trained, because the weights
-    change then. All ranks must call it together."""
+    """Return values under the learner's current weights: the log-probabilities of texts and denoising steps, and the
+    means of the denoising steps. `replays` are the packs of the trajectories on this rank, and `law` holds the sampling
+    settings. Call this before the trajectories are trained, because training changes the weights. All ranks must call
+    it together."""
     old = sampled(trajectories)
     old.recomputed = True
     old.image = {key: value.clone() for key, value in old.image.items()}
@@ -97,9 +99,10 @@ def of_weights(
     engine, weights: Mapping[str, Tensor], replays: Sequence[ReplayPack], trajectories: Sequence[Trajectory],
     law: SamplingLaw, texts: bool,
 ) -> OldPolicy:  # fmt: skip
-    """Compute the velocities of noised images with `weights`, the weights of the old policy, and return them. If
-    `texts` is true, also compute the log-probabilities of texts with these weights. Otherwise return the
-    log-probabilities that the sampler has stored. All ranks must call this together."""
+    """Return the velocities of noised images and the log-probabilities of texts under the old policy. The velocities
+    are computed with `weights`, the weights of the old policy. If `texts` is true, the log-probabilities are computed
+    with these weights, too. Otherwise they are the log-probabilities that the sampler has stored. All ranks must call
+    this together."""
     old = sampled(trajectories)
     old.recomputed = texts
 

@@ -1,3 +1,3 @@
-"""Everything that uses Ray: starting it, waiting for results with deadlines, actors that can be restarted, ranks that
-work together, and a buffer that limits how many groups of samples are in progress.
+"""Everything that uses Ray. This package starts Ray, and waits for results with deadlines. It also contains actors that
+can be restarted, and ranks (processes) that work together. A buffer limits how many groups of samples are in progress.
 """

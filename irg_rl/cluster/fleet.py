@@ -1,7 +1,8 @@
 """A fleet is a set of Ray actors that can be restarted. It never loses a unit of work.
 
 A unit is one method call on one actor, for example to sample or to score a whole group. At any time a unit runs on at
-most one actor. Every submitted unit ends exactly once: `poll` returns its result or raises an exception that names it.
+most one actor. Every submitted unit ends exactly once: `poll` returns the result of the unit, or raises an exception
+that names the unit.
 
     member:  STARTING -> IDLE <-> BUSY          unit:  queued -> running -> done
                 ^          |        |                    ^          |
@@ -15,15 +16,14 @@ An actor counts as lost if Ray reports it as dead, if its unit passes its deadli
 its node is dead and no other node has room (placement.py). Then the actor is killed first.
 After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. The
 call `prepare` sends a new actor the current weights. The new actor gets work only after `prepare` has finished. An
-exception that is raised *by* the work or by the constructor of an actor is not a loss, because it would occur again. It
-ends the run, and the message names the unit or the actor.
+actor does not count as lost if the work itself or the constructor of the actor raises an exception. This exception
+would occur again. So it ends the run, and the message names the unit or the actor.
 
 The arguments of a unit may be Ray references to data on another node. If that node dies, the data are gone, and no
 actor can do the unit. Then it leaves the fleet, and `without_arguments` names it.
 
 Results are identified by the id of their unit. The result of a unit must depend only on its arguments, never on the
-actor or on the order of the units. Then a run in which an actor was killed gives the same results as a run in which no
-actor was killed.
+actor or on the order of the units. Then the results of a run do not change if actors are killed.
 """
 
 import time
@@ -54,8 +54,10 @@ class Health(StrEnum):
 
 
 class FleetError(UserError, RuntimeError):
-    """Raised if a fleet cannot finish its work. This happens if too few actors are left, or if the work or the
-    constructor of an actor raised an exception. `Fleet.run` also raises it for a unit that was lost too often.
+    """Raised if a fleet cannot finish its work. There are three possible causes:
+    * Too few actors are left.
+    * The work or the constructor of an actor raised an exception.
+    * One unit that was given to `Fleet.run` was lost too often.
     """
 
 
@@ -103,8 +105,8 @@ class Finished:
     unit was started.
 
     `value` is the first value that the method returned. If the unit was submitted with `returns=n`, the method returned
-    n values, and `others` has Ray references to all of them but the first. The driver process owns these references, so
-    they stay valid after the actor that made the values has died.
+    n values. Then `others` has Ray references to the second value and all later ones. The driver process owns these
+    references. So they stay valid even if the actor dies.
     """
 
     id: Hashable
@@ -120,7 +122,7 @@ class Fleet:
     Args:
         factory: `factory(index)` starts actor number `index` and returns its handle.
         prepare: `prepare(handle)` sends the actor what it needs and returns a Ray reference. The actor gets work only
-            after this reference is ready. With None, it gets work as soon as it has started.
+            after this reference is ready. If `prepare` is None, it gets work as soon as it has started.
     """
 
     def __init__(
@@ -183,8 +185,8 @@ class Fleet:
         self._dispatch()
 
     def poll(self, timeout: float) -> list[Finished]:
-        """Wait at most `timeout` seconds for units to finish, and return the finished ones in no particular order. It
-        returns as soon as at least one unit has finished.
+        """Wait at most `timeout` seconds for units to finish, and return the finished units in no particular order. The
+        call ends as soon as at least one unit has finished.
 
         A unit that is lost too often never finishes: see `given_up`. Raises FleetError if too few actors are left. An
         exception that the work itself raised is raised again here.
@@ -257,8 +259,8 @@ class Fleet:
         return answers
 
     def wait_until_serving(self, count: int, timeout: float) -> None:
-        """Wait until at least `count` actors are ready for work or working. Raises WaitTimeoutError, which lists the
-        states of all actors, if this takes longer than `timeout` seconds.
+        """Wait until at least `count` actors are ready for work or working. Raises WaitTimeoutError if this takes
+        longer than `timeout` seconds. The error lists the states of all actors.
         """
         end = self._clock() + timeout
         while sum(h in (Health.IDLE, Health.BUSY) for h in self.health()) < count:
@@ -396,7 +398,8 @@ def _has_references(unit: _Unit) -> bool:
 
 
 def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> None:
-    """Wait until an actor in any of the fleets has finished its start or its unit, but at most `timeout` seconds."""
+    """Wait until an actor in any of the fleets has finished its start or its unit (a method call). Wait at most
+    `timeout` seconds."""
     refs = [ref for fleet in fleets for ref in fleet.under_way()]
     if refs:
         ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)

@@ -3,9 +3,9 @@ that exists already is used by attached.py instead.
 
 Ray listens on the loopback address only, without a dashboard and without usage statistics.
 
-The function `bounded_get` is the one place where the program waits for a remote result. Every wait has a deadline, and
-the error at the deadline says what was waited for (invariant 7 of docs/architecture.md). If remote code raised an
-exception, the same exception is raised here, instead of a Ray traceback.
+The program waits for remote results only in the function `bounded_get`. Every wait has a deadline. The error at the
+deadline says which result is missing (invariant 7 of docs/architecture.md). If remote code raised an exception, the
+same exception is raised here, instead of a Ray traceback.
 """
 
 import logging
@@ -41,7 +41,8 @@ STOP_S = 60.0
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
-_SOCKET_SUFFIX = len("/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_OPEN = "s"  # Ray lets everybody write into its folder. So this folder is inside a private one.
+_SOCKET_SUFFIX = len(f"/{_OPEN}/session_2025-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 class WaitTimeoutError(UserError, TimeoutError):
@@ -62,9 +63,8 @@ class RaySettings:
 
 
 def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
-    """Start actor number `index` by a call of `factory`, and return its handle. For type checkers, `factory` returns an
-    `ActorProxy`. In the running program it returns an `ActorHandle`, so only the declared type is changed here.
-    """
+    """Start actor number `index`, and return its handle. `factory(index)` does the work. This function only adds a cast
+    for type checkers, because Ray declares another type for the handle."""
     return cast(ActorHandle, factory(index))
 
 
@@ -115,7 +115,7 @@ class LocalRay:
                     log_to_driver=not self.settings.quiet,
                     logging_level=logging.ERROR if self.settings.quiet else logging.INFO,
                     _node_ip_address=LOOPBACK,
-                    _temp_dir=str(self.folder),
+                    _temp_dir=str(self.folder / _OPEN),
                     job_config=OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 stopping.listen()  # Ray has put a handler of its own in place of ours
@@ -149,7 +149,8 @@ class LocalRay:
 
 
 def kill_processes_of(session: Path) -> None:
-    """Kill those descendants of this process whose command line names the folder of a Ray session."""
+    """Kill the processes of a Ray session. They are descendants of this process, and their command lines contain the
+    folder of the session."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if any(str(session) in word for word in process.cmdline()):
@@ -246,9 +247,11 @@ def thread_environment(threads: int) -> dict[str, str]:
 def actor_options(
     *, threads: int, cpus: float, gpus: float = 0.0, environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the options for `ActorClass.options(**...)`. They give the actor its share of the machine, and switch off
-    Ray's automatic restart. Ray would restart an actor with the old weights that its constructor got. So the fleet
-    (fleet.py) restarts actors itself and sends them the current weights.
+    """Return the options for `ActorClass.options(**...)`. They give the actor its share of the machine: `threads` CPU
+    threads, and the numbers of CPUs and GPUs that Ray reserves for it. `environment` has further environment variables.
+
+    The options also switch off Ray's automatic restart. Ray would restart an actor with the old weights that its
+    constructor got. So the fleet (fleet.py) restarts actors itself and sends them the current weights.
     """
     variables = thread_environment(threads) | (environment or {})
     return {

@@ -1,5 +1,5 @@
-"""The slot buffer limits the staleness of samples by counting the groups that are in progress. A group is all samples
-of one prompt. The buffer stores only the state of each group. It does not sample or train, and it holds no tensors.
+"""The slot buffer limits how old samples become. For this, it counts the groups in progress. A group is all samples of
+one prompt. The buffer stores only the state of each group. It does not sample or train, and it holds no tensors.
 
 An update trains on B groups and makes a new version of the weights. Samples may be at most S versions old. The buffer
 has (S + 1) * B slots, and each group in progress uses one.
@@ -9,9 +9,9 @@ has (S + 1) * B slots, and each group in progress uses one.
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
 Groups are trained in the order of their admission, and each update takes the B oldest groups. When a group is admitted
-at version a, at most (S + 1) * B - 1 groups are before it. So it is trained at version a + S at the latest. However, an
-update may train on fewer than B groups, if too many groups have equal rewards for all their samples. So the age of a
-group is still checked when the group is taken.
+at version a, at most (S + 1) * B - 1 groups are before it. So it is trained at version a + S at the latest. However, a
+group is not trained if all its samples have equal rewards. If there are too many such groups, an update trains on fewer
+than B groups. So the age of a group is still checked when the group is taken.
 
 At every moment: admitted = trained + dropped + cancelled + in flight (invariant 3 of docs/architecture.md).
 """
@@ -178,7 +178,7 @@ class SlotBuffer:
         """Take the first `count` groups, in the order of admission, for training, and return their ids. Their state
         becomes TRAINING.
 
-        Raises RuntimeError if one of them is unfinished or more than `staleness` versions old (invariant 4 of
+        Raises RuntimeError if a group is unfinished, or if it is more than `staleness` versions old (invariant 4 of
         docs/architecture.md).
         """
         ahead = self.ready_ahead()[:count]
@@ -191,9 +191,9 @@ class SlotBuffer:
         return ahead
 
     def published(self, version: int) -> list[int]:
-        """Record that new weights with the number `version` have been sent to the samplers, and that every sampler has
-        confirmed them. The weights were trained on the groups whose state is TRAINING. Free the slots of these groups
-        and return the ids of the groups."""
+        """Record that every sampler has received and confirmed the new weights with the number `version`. These weights
+        were trained on the groups with the state TRAINING. Free the slots of these groups, and return the ids of the
+        groups."""
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")
         self.version = version
@@ -204,7 +204,7 @@ class SlotBuffer:
         return done
 
     def in_flight(self) -> list[Slot]:
-        """Return all slots that hold a group now. The slot whose group was started first comes first."""
+        """Return all slots that hold a group now, in the order of the start of their groups."""
         return list(self._slots.values())
 
     def state(self) -> dict:

@@ -175,9 +175,9 @@ def compare(
 ) -> None:
     """Compare RL with its baselines, for each seed and for all seeds pooled. Writes a table and JSON.
 
-    The baselines are the SFT checkpoint that all runs share, the continued SFT of `irg-rl baseline` if it was made, the
-    best of several first images, and the runs given by --against. The best is chosen from 2 images, and from as many
-    images as RL draws per prompt.
+    The first baseline is the SFT checkpoint that all runs share. The second is the continued SFT of `irg-rl baseline`,
+    if it was made. Others are the best of several first images, and the runs given by --against. The best image is
+    chosen from 2 images, and from as many images as RL draws per prompt.
     """
     from irg_rl.driver.compare import compare_runs, named_runs
 
@@ -201,7 +201,7 @@ def evaluate(
     controls: Annotated[bool, typer.Option(help="redraw and another prompt's reflection; the gate needs both")] = True,
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the run")] = None,
 ) -> None:
-    """Evaluate on held-out prompts: refined images, and both controls for comparison.
+    """Evaluate refined images on held-out prompts, with both controls for comparison.
 
     Both controls start from the same first images as the refinement. One control draws each image again without
     refinement. The other refines it with a reflection that was written for another prompt.
@@ -242,7 +242,7 @@ def generate(
 ) -> None:
     """Think, draw, look, redraw: write the text and image of every turn, and a JSON file with all settings.
 
-    The settings are those of the run that contains the checkpoint. A checkpoint outside of a run is sampled with the
+    The settings come from the run that contains the checkpoint. A checkpoint outside of a run is sampled with the
     preset irg. The options of this command replace these settings: first --preset, then the single options. With
     --suite and --prompts, the command draws the images of a benchmark. It writes one folder per turn, in the layout
     that the benchmark's evaluator reads. A second call draws what is missing.
@@ -301,8 +301,9 @@ def parity(
 ) -> None:
     """Measure the difference between replayed and sampled log-probabilities, per turn, modality and denoising step.
 
-    This is measured for 1 to n turns, for batches of 1 and 16, for whole and split packs (inputs of one forward pass
-    that hold whole trajectories or parts of them), and for the model without and with adapters.
+    This is measured for 1 to n turns, for batches of 1 and 16, for whole and split packs, and without and with
+    adapters. A pack is the input of one forward pass. A whole pack has whole trajectories, and a split pack has parts
+    of them.
     """
     from irg_rl.commands.parity import measure_parity
 
@@ -330,7 +331,7 @@ def replay(
 ) -> None:
     """Repeat one RL update from its dumped groups, without Ray, rollouts or scorers, and compare it with the run's log.
 
-    On the CPU the result is equal bit for bit to that of the run. Use this command to debug a loss.
+    On the CPU the result is equal bit for bit to the result of the run. Use this command to debug a loss.
     """
     from irg_rl.commands.replay import replay_step
 
@@ -382,8 +383,8 @@ def suite_read(
     out: Annotated[Path | None, typer.Option(help="folder for table and JSON; default: the first folder")] = None,
 ) -> None:
     """Print the scores in official result files as one table, with 95 % intervals over prompts. The table also shows
-    paired differences between turns and folders, missing scores, and the protocol (who scores the images, and how the
-    scores are averaged)."""
+    missing scores, and paired differences between turns and folders. It states the protocol: who scores the images, and
+    how the scores are averaged."""
     from irg_rl.commands.suite import read_suite
 
     read_suite(name, folders, prompts, out)

@@ -28,10 +28,11 @@ def evaluate_target(
     controls: bool,
     out: Path | None,
 ) -> None:
-    """Evaluate a model, print its accuracy per turn, and save the results in `out` or in evaluation/ of the run.
-    `target` is a run (its newest model is evaluated) or a model folder inside a run.
+    """Evaluate a model, print its accuracy per turn, and save the results in `out`. If `out` is None, they are saved in
+    evaluation/ of the run. `target` is a run (its newest model is evaluated) or a model folder inside a run.
 
-    `preset` and `changes` replace settings of the recipe's `evaluation`. A value of None leaves a setting unchanged.
+    `preset` (the name of a set of sampling settings) and `changes` (name -> value) replace settings of the recipe's
+    `evaluation`. A value of None leaves a setting unchanged.
 
     `split` is the split from which the prompts are taken. `samples` is the number of trajectories per prompt.
 
@@ -39,8 +40,8 @@ def evaluate_target(
     whether an image is right.
 
     `controls` says whether the two controls are also sampled. One control draws the image again without a reflection,
-    and the other refines it with a reflection that was written for another prompt. The really refined images are
-    compared with both. The gate (the check whether refinement really helps) needs them.
+    and the other refines it with a reflection that was written for another prompt. The refined images are compared with
+    the images of both controls. The gate (the check whether refinement really helps) needs both controls.
     """
     folder = target.resolve() if is_model_folder(target) else None
     run = Run.open(target if folder is None else folder.parent.parent)

@@ -7,6 +7,6 @@ from irg_rl.driver.stages import work
 
 
 def fork_run(folder: Path, overrides: list[str]) -> None:
-    """Make a new run that takes over the finished SFT of the run in `folder`, and run RL in it. `overrides` are
-    settings that replace those of the recipe."""
+    """Make a new run that takes over the finished SFT of the run in `folder`, and run RL in it. `overrides` replace
+    settings of the recipe."""
     work(fork(folder, overrides))

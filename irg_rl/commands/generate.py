@@ -75,7 +75,7 @@ def load_here(folder: Path, recipe: Recipe) -> Folder:
 @dataclass(frozen=True)
 class Ready:
     """A loaded checkpoint (`parts`) and its sampling settings. If `stop` is true, a trajectory ends after a reflection
-    that says that nothing must be changed."""
+    that asks for no change."""
 
     folder: Path
     recipe: Recipe
@@ -101,7 +101,7 @@ class Ready:
         )
 
     def settings(self, seed: int, turns: int) -> dict[str, Any]:
-        """Return all settings on which the images depend. They are written to settings.json."""
+        """Return all settings that influence the images. They are written to settings.json."""
         evaluation, weight = self.recipe.evaluation, self.parts.model.llm2vae.weight
         noise = evaluation.noise
         return {
@@ -114,8 +114,8 @@ class Ready:
 
 def make_ready(target: Path, changes: Mapping[str, Any], stop: bool) -> Ready:
     """Load a model with its sampling settings. `target` is a run or a model folder. `changes` maps names of settings
-    (with dots, as in sampling.shift) to values that replace those of the recipe. If `stop` is true, a trajectory ends
-    after a reflection that says that nothing must be changed."""
+    (with dots, as in sampling.shift) to new values. They replace the values of the recipe. If `stop` is true, a
+    trajectory ends after a reflection that asks for no change."""
     folder = model_folder(target).resolve()
     recipe = changed_recipe(recipe_of(folder), changes, str(folder))
     return Ready(folder, recipe, load_here(folder, recipe), stop)

@@ -31,8 +31,8 @@ def show_rows(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def recipe_files() -> dict[str, Path]:
-    """Return name -> file for every recipe. The name is what a user types: the name of a recipe that comes with irg-rl,
-    or the path of a recipe in ./configs."""
+    """Return name -> file for every recipe. Users type this name in commands. It is the short name of a recipe that
+    comes with irg-rl, or the path of a recipe in ./configs."""
     shipped = shipped_recipes()
     known = {file.resolve() for file in shipped.values()}
     own = [file for file in sorted(Path("configs").glob("*.yaml")) if file.resolve() not in known]

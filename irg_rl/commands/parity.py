@@ -3,13 +3,16 @@
 First, trajectories are sampled as in RL, but every denoising step is stochastic, so that all steps can be measured.
 Then the learner computes the log-probability of every token and every denoising step again, in a forward pass over
 packed sequences. Ideally, the learner's value is equal to the sampler's value. The importance ratio is the exponential
-of their difference.
+of the difference.
 
-The table has one row for each combination of these choices: 1 to n images per trajectory; sampling one by one or in
-batches; the model itself or the model with LoRA adapters; packs that contain whole trajectories, or packs so small that
-trajectories are cut. If the recipe has forks, several continuations are sampled from the same beginning of a
-trajectory. When sampling works in batches, the continuations of one beginning are sampled together. When it works one
-by one, each continuation is sampled alone.
+The table has one row for each combination of these choices:
+* 1 to n images per trajectory
+* sampling one by one, or in batches
+* the model itself, or the model with LoRA adapters
+* packs that contain whole trajectories, or packs so small that trajectories are cut
+
+If the recipe has forks, several continuations are sampled from the same beginning of a trajectory. In batches, the
+continuations of one beginning are sampled together. One by one, each continuation is sampled alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,10 +52,15 @@ zero. Then the adapters would have no effect, and nothing could be measured."""
 
 @dataclass(frozen=True)
 class Case:
-    """The result of the measurement for one combination of choices: the weights (with or without LoRA), the number of
-    images per trajectory, the batch size, and whether a pack (input of one forward pass) holds whole trajectories or
-    single turns of them. `table` has the absolute differences between the log-probabilities of learner and sampler, by
-    turn, modality and denoising step."""
+    """The result of the measurement for one combination of four choices:
+    * `weights`: with or without LoRA
+    * `turns`: the number of images per trajectory
+    * `batch`: the batch size
+    * `packs`: whether a pack (input of one forward pass) holds whole trajectories or single turns of them
+
+    `table` has the absolute differences between the log-probabilities of learner and sampler. It has one entry per
+    turn, modality (text or image) and denoising step.
+    """
 
     weights: str
     turns: int
@@ -88,10 +96,15 @@ class Forward:
 
 
 def measure_parity(target: Path, prompts: int, turns: int | None, seed: int, out: Path | None) -> None:
-    """Measure how much the log-probabilities of learner and sampler differ, for every combination of these choices:
-    number of images per trajectory, batch size, with or without LoRA, and packs with whole or with cut trajectories.
-    Print the results as a table, and write them to a JSON file. `target` is a run or a model folder. Raises RatioError
-    if the model is in fp32 and a difference is above its limit. The message names the largest difference."""
+    """Measure how much the log-probabilities of learner and sampler differ. Every combination of four choices is
+    measured: number of images per trajectory, batch size, with or without LoRA, and whole or cut trajectories in packs.
+    Print the results as a table, and write them to the JSON file `out`. If `out` is None, the file is in evaluation/ of
+    the run, or in the current folder if there is no run. `target` is a run or a model folder. `turns` is the largest
+    number of images; None means the number in the recipe.
+
+    Raises RatioError if the model is in fp32 and a difference is above its limit. The message names the largest
+    difference.
+    """
     folder = model_folder(target).resolve()
     recipe = recipe_of(folder)
     most = turns or recipe.sampling.turns
@@ -124,8 +137,8 @@ def parity_prompts(folder: Path, recipe: Recipe, count: int) -> list[Prompt]:
 def parity_requests(recipe: Recipe, prompts: Sequence[Prompt], seed: int) -> list[Request]:
     """Return one sampling request per trajectory. Usually each prompt gets one trajectory. If the recipe has forks,
     several continuations are sampled from the same beginning, and each continuation is a trajectory of its own. Then
-    each prompt gets all continuations of one beginning, and fewer prompts are used, so that the number of trajectories
-    stays about the same."""
+    each prompt gets all continuations of one beginning. Fewer prompts are used, so the number of trajectories stays
+    about the same."""
     forks, leaves = (recipe.rl.forks, recipe.rl.leaves) if recipe.rl is not None else ({}, 1)
     some = prompts[: max(len(prompts) // leaves, 1)]
     return [Request(prompt, sample, seed, forks=forks) for prompt in some for sample in range(leaves)]

@@ -22,8 +22,8 @@ def plan_recipe(
     """Yield what `irg-rl plan` prints: tables and lines of text about the memory and the time that a recipe needs.
     `path` is a file or the name of a shipped recipe, and `overrides` replace settings of the recipe. `card_gib` is the
     memory of one GPU in GiB. `tflops` is its speed in TFLOP/s, and `gbps` its memory bandwidth in GB/s. If one of these
-    two is None, a typical value is used for it. Raises RecipeError with every problem of the settings, and InputError
-    if a trajectory is longer than a pack."""
+    two is None, a typical value is used for it. Raises RecipeError with every problem of the settings. Raises
+    InputError if a trajectory is longer than a pack (the input of one forward pass)."""
     recipe = load_recipe(path, overrides)
     plan = Plan(recipe)
     yield parameter_table(plan)
@@ -70,9 +70,8 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
 
 
 def main_memory_table(plan: Plan) -> Table:
-    """Return a table of the copies of the weights that the training processes keep in main memory (the memory of the
-    machine, not of the GPU). Each copy is a row with its size, the number of processes that keep it, and when it
-    exists."""
+    """Return a table of copies of the weights. The training processes keep these copies in main memory (the memory of
+    the machine, not of the GPU). Each row shows a copy: its size, how many processes keep it, and when it exists."""
     table = Table("process", "copy", "GiB each", "processes", "when", title="copies of weights in main memory, fp32")
     for column in table.columns[2:4]:
         column.justify = "right"

@@ -1,9 +1,9 @@
 """`irg-rl replay`: repeats one update of the learner from the groups of samples that the run has saved (with
 rl.dump_every). It needs no Ray, no sampling and no scorers.
 
-The replay starts from the newest checkpoint before the update, or from the weights at the start of RL. It repeats all
-updates from there from their saved groups. On the CPU the result is equal to that of the run, bit for bit. To check
-this, the metrics (losses, gradient norms, ratios) are compared with those in the log of the run.
+The replay starts from the newest checkpoint before the update, or from the weights at the start of RL. From there, it
+repeats all updates with their saved groups. On the CPU the result is bit for bit equal to the result of the run. To
+check this, the metrics (losses, gradient norms, ratios) are compared with the log of the run.
 
 If the groups of the next update were saved, the weights are checked, too. The saved groups contain the digest (hash) of
 the weights that sampled them. The weights after the replay must have the same digest.
@@ -32,8 +32,8 @@ have in common are also compared, but not printed."""
 
 
 def replay_step(folder: Path, step: int) -> None:
-    """Repeat RL update number `step` of the run in `folder`, and print its metrics beside those of the run. For a run
-    that was made on the CPU, raises RunError if a metric or the weights differ from those of the run."""
+    """Repeat RL update number `step` of the run in `folder`. Print the new metrics beside the metrics in the log of the
+    run. If the run was made on the CPU, raises RunError if a metric or the weights differ."""
     run = Run.open(folder)
     logged = _logged(run, step)
     learner, first = _learner_before(run, step)

@@ -24,8 +24,8 @@ from irg_rl.records import FACTS, WORDS, save_groups
 
 def roll_out(target: Path, out: Path, groups: int, overrides: list[str]) -> None:
     """Sample and score groups, and write the groups with numbers 0 to `groups` - 1 into the folder `out`. Groups that
-    are already there are not made again. `target` is a run or a model folder inside a run. `overrides` are settings
-    that replace those of the run's recipe.
+    are already there are not made again. `target` is a run or a model folder inside a run. `overrides` replace settings
+    of the run's recipe.
 
     Raises RunError if the model folder is not inside a run. (The scorers and the prompts come from the run.) Also
     raises RunError if `out` was begun with another model or other settings.

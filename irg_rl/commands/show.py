@@ -1,5 +1,5 @@
-"""`irg-rl show`: prints the texts, scores and advantages of a group (several samples of one prompt) on which RL
-trained, and writes all its images into one PNG file."""
+"""`irg-rl show`: shows a group on which RL trained. A group is several samples of one prompt. The command prints the
+texts, scores and advantages of the group, and writes all its images into one PNG file."""
 
 from pathlib import Path
 

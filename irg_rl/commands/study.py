@@ -1,6 +1,6 @@
-"""`irg-rl study`: makes a study. A study compares settings: it measures checkpoints with every combination of the
-settings that the user lists. Other studies do not measure given checkpoints. For each combination they train a fork
-instead, a new run that starts RL from the SFT checkpoint of a given run. The results are figures and an HTML page."""
+"""`irg-rl study`: makes a study. A study compares all combinations of the settings that the user lists. Some studies
+measure given checkpoints with every combination. Other studies train a fork for every combination. A fork is a new run
+that starts RL from the SFT checkpoint of a given run. The results are figures and an HTML page."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -104,8 +104,9 @@ def measure(study: Study, folder: Path) -> None:
 
 
 def train_forks(study: Study, folder: Path, todo: Sequence[Cell]) -> None:
-    """Train one fork (a new run with changed settings) for each combination of settings in `todo`. Each fork shows its
-    own progress. Before each fork, the remaining time is printed."""
+    """Train one fork (a new run with changed settings) for each combination of settings in `todo`, and write its
+    results into `folder`, the folder of the study. Each fork shows its own progress. Before each fork, the remaining
+    time is printed."""
     begun = time.monotonic()
     for number, cell in enumerate(todo):
         left = (time.monotonic() - begun) / max(number, 1) * (len(todo) - number) / 60
@@ -144,9 +145,9 @@ def finish(study: Study, folder: Path, words: Sequence[str]) -> None:
 
 
 def evaluations(subjects: Sequence[Subject]) -> dict[str, str]:
-    """Return a dict with one entry for each checkpoint in `subjects`. Its key contains the label of the checkpoint, and
-    its value is a text that says with which settings the checkpoint is evaluated. If these settings differ between
-    checkpoints, the entry "warning" says so."""
+    """Return a dict with one entry for each checkpoint in `subjects`. The key contains the label of the checkpoint. The
+    value is a text about its evaluation settings. If the evaluation settings differ between checkpoints, the entry
+    "warning" says so."""
     told = {f"evaluation of {subject.label}": evaluation_words(subject) for subject in subjects}
     if any(subject.evaluated != subjects[0].evaluated for subject in subjects):
         told["warning"] = "evaluated differently: not all of a difference between checkpoints is their weights' doing"
@@ -195,21 +196,22 @@ def with_labels(subjects: Sequence[Subject], cache: ModelCache) -> list[Subject]
 
 
 def default_folder(target: Path, name: str) -> Path:
-    """Return the folder in which a study stores its results if the user names none: studies/NAME in the run that
-    contains the target, or in the current folder if there is no run."""
+    """Return the default folder for the results of a study. If a run contains the target, it is studies/NAME in this
+    run. Otherwise it is studies/NAME in the current folder."""
     run = model_folder(target).resolve().parent.parent
     return (run if (run / "recipe.yaml").is_file() else Path()) / "studies" / name
 
 
 @contextmanager
 def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, folder: Path) -> Iterator[Bench]:
-    """Return a context manager (for `with`) that gives the `Bench` of a study: the checkpoints to study, the prompts,
+    """Return a context manager (for `with`). It gives the `Bench` of a study: the checkpoints to study, the prompts,
     and the functions that decide whether an image is right. `settings` are the settings of the study, and `folder` is
     its folder. `target` is only used in error messages.
 
-    The task is the part of the recipe that gives prompts. If it can judge the images of all prompts, the task decides
-    whether an image is right. Otherwise the scorers in the recipe of the first checkpoint decide, except held-out ones:
-    an image is right if the weighted sum of their scores is at least 1. Raises InputError if there are no such scorers.
+    The task is the part of the recipe that gives prompts. If the task can judge the images of all prompts, it decides
+    whether an image is right. Otherwise the scorers in the recipe of the first checkpoint decide. Then an image is
+    right if the weighted sum of their scores is at least 1. Held-out scorers are not used. Raises InputError if no
+    other scorers exist.
     """
     first = subjects[0]
     inside = (first.path.parent.parent / "recipe.yaml").is_file()
@@ -243,8 +245,8 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
 
 @dataclass(frozen=True)
 class RewardVerdicts:
-    """A function that decides from the scores of scorers whether images are right. It is used for prompts whose images
-    the task cannot judge. The verdict on an image is None if a scorer failed on it."""
+    """A function that decides from the scores of scorers whether images are right. It is used if the task cannot judge
+    the images of the prompts. The verdict on an image is None if a scorer failed on it."""
 
     hub: RewardHub
     weights: dict[str, float]
@@ -281,13 +283,13 @@ def chosen_scorers(recipe: Recipe, names: list[str] | None) -> list[ScorerRecipe
 
 
 def study_prompts(run: Run, settings: StudySettings, target: Path) -> list[Prompt]:
-    """Return the prompts of the study. If the study says how many prompts it needs, that many are returned. Otherwise
-    `evaluation.prompts` of the recipe says how many.
+    """Return the prompts of the study. The study may say how many prompts it needs. Otherwise `evaluation.prompts` of
+    the recipe gives the number.
 
     If the user names a file (`study.prompts`), the prompts come from this file. Otherwise they come from a file of the
-    run. If the file of the run has too few prompts and the task is a `World` (a task that makes its own data), the task
-    makes more. If there are still too few, the function returns fewer prompts. Raises InputError if the file with the
-    prompts does not exist. `target` is only used in this error message.
+    run. If the file of the run has too few prompts, a task of the class `World` (a task that makes its own data) makes
+    more. If there are still too few, the function returns fewer prompts. Raises InputError if the file with the prompts
+    does not exist. `target` is only used in this error message.
     """
     asked = settings if isinstance(settings, PromptSettings) else PromptSettings()
     learned = asked.split == "train" and run.recipe.rl is not None

@@ -1,5 +1,5 @@
-"""`irg-rl suite`: computes the results of a benchmark. They come from the files that the benchmark's official program
-has written, or from a judge that answers questions about the images."""
+"""`irg-rl suite`: computes the results of a benchmark. The results come from files of the benchmark's official program,
+or from a judge that answers questions about the images."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,12 @@ def judge_suite(
 ) -> None:
     """Run `irg-rl suite judge`: ask a judge the questions of the benchmark about the images in `folder`, and record the
     answers there. Questions that were answered before are not asked again. The images of each turn are in a subfolder
-    of their own."""
+    of their own.
+
+    `url` and `model` name the judge: the address of its server, and its model. `template` is the file with the official
+    question; it is None if the benchmark needs none. `prompts` is the prompts file of the benchmark; None means the
+    prompts that are stored in `folder`. `extra_body` is JSON with further fields of every request.
+    """
     suite = suite_of(name)
     judged = judged_suite(suite)
     if judged.needs_template and template is None:

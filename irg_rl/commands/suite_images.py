@@ -47,8 +47,8 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class DrawingJob:
-    """The task of `irg-rl generate --suite`: which images of the benchmark to draw, with which settings, and into which
-    folder. `shard` is (number of this worker, number of workers)."""
+    """What one call of `irg-rl generate --suite` has to do: which images of the benchmark to draw, with which settings,
+    and into which folder. `shard` is (number of this worker, number of workers)."""
 
     suite: Suite
     prompts_path: Path
@@ -69,9 +69,10 @@ class DrawingJob:
 def plan_task(
     suite: Suite, prompts: Path, out: Path, turns: int, seed: int, model_name: str, sources: Path | None, shard: str
 ) -> DrawingJob:
-    """Read the prompts of the benchmark, make all checks that need no model, and return the `DrawingJob`. `sources` is
-    the folder of the images to edit, for a benchmark of image editing. `shard` is text such as 0/8: the number of this
-    worker, and how many workers there are. Raises InputError if a check fails."""
+    """Read the prompts of the benchmark, make all checks that need no model, and return the `DrawingJob`. `model_name`
+    is the name of the model in the paths of the images. `sources` is the folder of the images to edit; it is None if
+    the benchmark edits no images. `shard` is text such as 0/8: the number of this worker, and how many workers there
+    are. Raises InputError if a check fails."""
     if suite.edits != (sources is not None):
         need = "needs its source images, --sources FOLDER" if suite.edits else "edits no images: leave --sources out"
         raise InputError(f"{suite.title} {need}")
@@ -105,8 +106,8 @@ def generate_suite(
     shard: str,
 ) -> None:
     """Run `irg-rl generate --suite`: load a model and draw the images of a benchmark. An invalid prompts file is
-    reported before the model is loaded. `target`, `changes` and `stop` are explained in `make_ready`, and `sources` and
-    `shard` in `plan_task`."""
+    reported before the model is loaded. `target`, `changes` and `stop` are explained in `make_ready`, and `model_name`,
+    `sources` and `shard` in `plan_task`."""
     task = plan_task(suite_of(suite), prompts, out, turns, seed, model_name, sources, shard)
     draw_suite(make_ready(target, changes, stop), task)
 

@@ -7,8 +7,8 @@ from irg_rl.driver.stages import work
 
 
 def train(recipe_name: str, overrides: list[str]) -> None:
-    """Run all stages of the recipe, from the first one to the report, in a new run folder. `overrides` are settings
-    that replace those of the recipe."""
+    """Run all stages of the recipe, from the first one to the report, in a new run folder. `overrides` replace settings
+    of the recipe."""
     recipe = load_recipe(recipe_name, overrides)
     require_machine(recipe)
     work(Run.create(recipe))

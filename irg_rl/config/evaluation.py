@@ -58,10 +58,10 @@ class EvaluationRecipe(Section):
 
 
 class GateRecipe(Section):
-    """The gate: a test that refinement really improves images. It compares three measured numbers with thresholds. The
-    setting `first_accuracy` is the threshold of the share of right first images. `damage` is the threshold of the share
-    of right first images that refinement makes wrong. `margin` is the threshold of the lead of refinement over two
-    controls."""
+    """The gate: a test that refinement really improves images. It compares three measured numbers with thresholds:
+    * `first_accuracy`: threshold of the share of right first images
+    * `damage`: threshold of the share of right first images that become wrong by refinement
+    * `margin`: threshold of the lead of refinement over two controls"""
 
     mode: Literal["on", "off"] = "on"
     """on: the gate must be passed. off: the gate is measured but has no effect."""
@@ -81,5 +81,6 @@ class GateRecipe(Section):
     @field_validator("mode", mode="before")
     @classmethod
     def on_and_off_may_be_bare(cls, mode: Any) -> Any:
-        """Turn true and false back into on and off, because YAML reads on and off without quotes as true and false."""
+        """Turn true and false back into on and off. YAML reads on and off as true and false if they are not in
+        quotes."""
         return ("on" if mode else "off") if isinstance(mode, bool) else mode

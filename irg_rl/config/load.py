@@ -53,12 +53,12 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
-    """Return the settings of a recipe file. A file may have the key `extends`, which names another recipe: a path
-    relative to the file, or the name of a shipped recipe. Then the result has the settings of both. If both give a
-    setting, the value in this file is used.
+    """Return the settings of a recipe file. A file may have the key `extends`. Its value is another recipe: a path
+    relative to the file, or the name of a shipped recipe. Then the settings of both recipes are joined. If a setting is
+    in both recipes, the value in this file is used.
 
     A list in this file replaces the whole list of the other recipe. The settings are not validated. `beneath` lists the
-    files that led to this one through `extends`. Raises RecipeError if a file is missing, is not readable, or extends
+    files that led to this file through `extends`. Raises RecipeError if a file is missing, is not readable, or extends
     itself.
     """
     if path.resolve() in map(Path.resolve, beneath):

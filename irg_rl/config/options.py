@@ -1,5 +1,5 @@
-"""Check the options of an algorithm, a credit scheme or a task that a recipe names. The class of the algorithm, scheme
-or task declares these options as a section (a pydantic class whose fields are the settings)."""
+"""Check the options that a recipe gives to an algorithm, a credit scheme or a task. The class of the algorithm, scheme
+or task declares its options as a section. A section is a pydantic class with one field per setting."""
 
 from typing import Any
 

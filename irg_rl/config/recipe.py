@@ -242,8 +242,8 @@ class Recipe(Section):
 
     @property
     def rl_sampling(self) -> SamplingRecipe:
-        """The settings with which RL samples. They are those of the section `sampling`. But if `rl.points`, the number
-        of time points of the flow, is given, it replaces `sampling.points`."""
+        """The sampling settings of RL. They come from the section `sampling`, with one possible change. If `rl.points`
+        (the number of time points of the flow) is given, it replaces `sampling.points`."""
         points = None if self.rl is None else self.rl.points
         return self.sampling if points is None else self.sampling.model_copy(update={"points": points})
 
@@ -254,9 +254,9 @@ class Recipe(Section):
         return self.seed if own is None else own
 
     def scorer_device(self, scorer: ScorerRecipe) -> str:
-        """Return the device of a scorer's model. If the option `device` of the scorer is given, it is this device.
-        Otherwise it depends on the kind of the scorer. For the kinds clip and hps it is `rewards.device`, or
-        `engine.device` if `rewards.device` is null. For all other kinds it is the CPU."""
+        """Return the device of a scorer's model. If the scorer has the option `device`, this option decides. Otherwise
+        the device depends on the kind of the scorer. For the kinds clip and hps it is `rewards.device`. If
+        `rewards.device` is null, it is `engine.device`. For all other kinds, the device is the CPU."""
         usual = (self.rewards.device or self.engine.device) if scorer.kind in OF_IMAGES_ALONE else "cpu"
         return str(scorer.options.get("device", usual))
 
@@ -267,8 +267,8 @@ class Recipe(Section):
 
     @property
     def critic_gpus(self) -> float:
-        """Number of GPUs that the critic of RL requests from Ray: a small share of the GPU of a rollout actor, or 0 if
-        no scorer is on a GPU."""
+        """Number of GPUs that the critic of RL requests from Ray. If no scorer is on a GPU, it is 0. Otherwise it is a
+        small share of the GPU of a rollout actor."""
         return self.engine.gpus * CRITIC_SHARE if self.scores_on_gpu else 0.0
 
     @property
@@ -289,9 +289,9 @@ class Recipe(Section):
         return self.sft
 
     def sft_ranks(self, stage: Stage) -> int:
-        """Return the number of learner ranks (processes) of an SFT stage. It is at most `packs_per_step`, the number of
-        packs in an optimizer step, because every rank needs at least one pack in each step. A pack is the token
-        sequence of one forward pass."""
+        """Return the number of learner ranks (processes) of an SFT stage. It is at most `packs_per_step` (packs per
+        optimizer step), because every rank needs a pack in each step. A pack is the token sequence of one forward
+        pass."""
         return min(self.engine.learner_ranks, stage.packs_per_step)
 
     @property

@@ -29,14 +29,14 @@ USUAL_CREDIT = "turn"
 
 
 class Declared(Protocol):
-    """Those methods of an algorithm object that the validation of a recipe uses. The full interface is in
+    """The methods of an algorithm object that the validation of a recipe uses. The full interface is in
     algorithms/base.py."""
 
     def problems(self, recipe: Any) -> list[str]: ...
 
 
 class AlgorithmClass(Protocol):
-    """Those attributes of an algorithm's class that the validation of a recipe uses."""
+    """The attributes of an algorithm's class that the validation of a recipe uses."""
 
     Settings: type[Section]
     uses_credit: bool
@@ -46,8 +46,8 @@ class AlgorithmClass(Protocol):
 
 
 def algorithm_class(name: str) -> AlgorithmClass:
-    """Return the class of an algorithm. Raises InputError if the name is unknown, or if it is not the name of an
-    algorithm."""
+    """Return the class of an algorithm. Raises InputError if nothing has this name, or if the named object is not an
+    algorithm (for example a function)."""
     found = import_named(name, ALGORITHMS, "rl.algorithm")
     if not (isinstance(found, type) and any(one.__module__ == "irg_rl.algorithms.base" for one in found.__mro__)):
         raise InputError(f"rl.algorithm {name!r} is not a class derived from irg_rl.algorithms.base.Algorithm")
@@ -183,14 +183,13 @@ class RLRecipe(Section):
     @classmethod
     def null_is_no_forks(cls, forks: Any) -> Any:
         """Replace null by an empty mapping, which means no forks. At a fork, several continuations are sampled from the
-        same beginning of a trajectory. If an override shall remove the forks of a recipe, it must be null. An override
-        with an empty mapping would change nothing, because an override with a mapping is merged into the mapping of the
-        recipe."""
+        same beginning of a trajectory. To remove the forks of a recipe, an override must be null. An empty mapping
+        would change nothing, because it would be merged into the mapping of the recipe."""
         return {} if forks is None else forks
 
     @property
     def leaves(self) -> int:
-        """Number of trajectories that are sampled from one first beginning. At each fork, every trajectory splits into
+        """Number of trajectories that are sampled from one beginning. At each fork, every trajectory splits into
         several branches. The result is the product of the numbers of branches in `forks`. Without forks it is 1."""
         return prod(self.forks.values())
 
@@ -200,15 +199,16 @@ class RLRecipe(Section):
         return min(self.groups_per_batch, self.groups)
 
     def rows(self, turn: int) -> int:
-        """Return the largest number of different trajectories of a group in turn `turn`. At a fork, trajectories with
-        the same beginning separate. Trajectories that separate only after turn `turn` are still the same, so they count
-        as one."""
+        """Return how many different trajectories a group has at most in turn `turn`. At a fork, trajectories with the
+        same beginning separate. Trajectories that separate only after turn `turn` are still equal, so they count as
+        one."""
         return self.group_size // prod(ways for at, ways in self.forks.items() if at > turn)
 
 
 def adapters_of(trained: Stage | RLRecipe) -> LoraRecipe | None:
-    """Return the LoRA adapters that an SFT stage or RL trains, on the experts of the model (understanding and
-    generation). An expert with learning rate 0 has no adapters. Returns None if the stage has no LoRA settings."""
+    """Return the settings of the LoRA adapters that an SFT stage or RL trains. The model has two experts, for
+    understanding and for generation. An expert with learning rate 0 has no adapters. Returns None if the stage has no
+    LoRA settings."""
     if trained.lora is None:
         return None
     rates = trained.optimizer.rates

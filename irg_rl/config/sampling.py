@@ -56,8 +56,8 @@ class GuidanceRecipe(Section):
 
     def model_calls(self, times: Sequence[float], turn: int) -> int:
         """Return the number of model calls for drawing an image in turn `turn`. `times` has the flow time of each
-        denoising step. Each step has one call. A step with text guidance has a second call. If the image is a
-        refinement with image guidance, such a step also has a third call."""
+        denoising step. Each step needs one call. A step with text guidance needs a second call. In a refinement with
+        image guidance, a step with text guidance needs a third call."""
         interval = self.interval if turn else self.first_interval
         guided = sum(is_active(t, interval, self.text_scale) for t in times)
         return len(times) + guided * (2 if turn and self.image_scale > 1 else 1)

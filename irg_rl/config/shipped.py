@@ -17,7 +17,7 @@ def recipe_path(named: str | Path) -> Path:
     """Return the file of a recipe. `named` is a path, or the name of a shipped recipe such as `shapes-smoke`.
 
     If a file exists at the path, that file is used. If there is neither a file nor a shipped recipe, the path is
-    returned, and the error is raised when it is read.
+    returned unchanged. Reading it later raises the error.
     """
     path = Path(named)
     if path.exists() or path.parent != Path():

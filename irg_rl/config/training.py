@@ -29,8 +29,8 @@ class Dropout(Section):
     the same as at inference.
 
     `mode: irg` is the method of the original code of IRG (Interleaving Reasoning Generation). It drops each text, the
-    VAE tokens of each image, and the ViT tokens of each image, all independently of each other. Where tokens of an
-    image are dropped, a gap in the rope positions remains.
+    VAE tokens of each image, and the ViT tokens of each image, all independently of each other. Dropped tokens of an
+    image leave a gap in the rope positions.
     """
 
     mode: Literal["branch", "irg"] = "branch"

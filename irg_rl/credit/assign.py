@@ -41,8 +41,8 @@ def combine(group: Group, weights: Mapping[str, float], how: str = "sum") -> lis
 
     If `how` is "sum", the combined reward is the weighted sum of the raw scores. If it is "zscore_sum" (GDPO), the
     scores of each scorer are centred and scaled before the weighted sum is taken. The mean and the standard deviation
-    are taken over the images of all trajectories of the group in which no scorer failed. An image that several
-    trajectories share counts once. The images of all turns are scaled together, so differences between turns keep their
+    are taken over all images of the group. Trajectories in which a scorer failed are left out. If several trajectories
+    share an image, it counts once. The images of all turns are scaled together, so differences between turns keep their
     meaning.
     """
     if how not in ("sum", "zscore_sum"):
@@ -85,8 +85,8 @@ def assign(
     right: Right | None = None,
     segment_weights: Mapping[str, float] | None = None,
 ) -> Summary:
-    """Compute the `advantage` of every segment of the group and store it in the segment. A segment whose advantage is
-    None is not trained. A sample is not trained if any score of its images or segments failed.
+    """Compute the `advantage` of every segment of the group and store it in the segment. An advantage of None means
+    that the segment is not trained. A sample is not trained if any score of its images or segments failed.
 
     Args:
         weights: Weight of each scorer of images, by name.

@@ -40,14 +40,14 @@ class Sample:
         return list(self.path)
 
     def value(self, turn: int) -> float:
-        """Return the value of the trajectory after `turn`. This is the reward of the image of `turn`. If there is no
-        such image, because the trajectory has stopped, it is the reward of the last image.
+        """Return the value of the trajectory after `turn`. This is the reward of the image of `turn`. If the trajectory
+        stopped before this image, the value is the reward of the last image.
         """
         return self.q[min(turn, len(self.q) - 1)]
 
     def gain(self, turn: int) -> float:
-        """Return by how much `turn` changed the value of the trajectory, which is the reward of the newest image. The
-        value before the first image is 0."""
+        """Return the change of the trajectory's value in `turn`. The value is the reward of the newest image. Before
+        the first image, the value is 0."""
         return self.value(turn) - (self.value(turn - 1) if turn else 0.0)
 
     def is_right(self, turn: int) -> bool:
@@ -98,9 +98,9 @@ def by_trunk(trajectories: Sequence[Trajectory], values: Sequence[float]) -> lis
 def mean_of_branches(
     paths: Sequence[tuple[int, ...]], members: Sequence[int], values: Sequence[float], depth: int
 ) -> float:
-    """Return the value of a node (a segment together with all trajectories that contain it). It is the mean of the
-    values of the branches that follow the segment. The value of a branch is computed in the same way. If only one
-    trajectory contains the segment, the value is that of the trajectory.
+    """Return the value of a node (a segment together with all trajectories that contain it). If only one trajectory
+    contains the segment, the node has the value of this trajectory. Otherwise its value is the mean of the values of
+    the branches that follow the segment. The value of a branch is computed in the same way.
 
     Args:
         paths: For each trajectory, Python's id() of its segments.
@@ -118,9 +118,9 @@ def mean_of_branches(
 
 
 def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]]:
-    """Group the nodes into sets whose nodes are compared with each other. A node is a segment together with all samples
-    that contain it. Two nodes are in the same set if they have the same place (turn and modality) and the last fork
-    before them is the same. At a fork, samples with the same beginning separate.
+    """Put the nodes into sets. The nodes of one set are compared with each other. A node is a segment together with all
+    samples that contain it. Two nodes are in the same set if they have the same place (turn and modality) and the same
+    last fork before them. At a fork, samples with the same beginning separate.
 
     Return a dict from (place, fork) to the list of the nodes. A fork is given by Python's id() of the segment before
     it, or by 0 if no segment is before it.
@@ -133,8 +133,8 @@ def populations(samples: Sequence[Sample]) -> dict[tuple[Place, int], list[Node]
 
 
 def node_values(samples: Sequence[Sample], nodes: Sequence[Node], values: Sequence[float]) -> list[float]:
-    """Convert one value for each sample to one value for each node (a segment together with all samples that contain
-    it). The value of a node is computed by `mean_of_branches`.
+    """Convert values of samples to values of nodes. A node is a segment together with all samples that contain it.
+    `mean_of_branches` computes the value of a node from the values of its samples.
     """
     paths = [tuple(sample.path.values()) for sample in samples]
     return [
@@ -157,9 +157,9 @@ def per_place(
     that contain it. A place is the pair (turn, modality).
 
     `value(sample, place)` returns the value of a sample at a place. From the values of the samples, `node_values`
-    computes the values of the nodes. Then `centre` turns a list of values of nodes into a list of advantages. It is
-    called once for each set of nodes that are compared with each other: the nodes at the same place that come from the
-    same fork (a point where samples with the same beginning separate).
+    computes the values of the nodes. Then `centre` turns a list of values of nodes into a list of advantages. `centre`
+    is called once for each set of nodes that are compared with each other. The nodes of such a set have the same place
+    and come from the same fork (a point where samples with the same beginning separate).
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():

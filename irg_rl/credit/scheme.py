@@ -34,9 +34,9 @@ class PenaltyOptions(Section):
 
 
 class NormalisedOptions(PenaltyOptions):
-    """Options for the normalisation of values: A = (value - mean) / max(std, std_floor). The mean and the standard
-    deviation are taken over the segments of the same turn and modality (text or image) that are compared with each
-    other.
+    """Options for the normalisation of values: A = (value - mean) / max(std, std_floor). A segment is compared with
+    other segments of the same turn and modality (text or image). The mean and the standard deviation are taken over all
+    segments of such a comparison.
     """
 
     std_floor: Weight = 0.05
@@ -69,8 +69,8 @@ class RightOptions(Section):
 
 @dataclass(frozen=True)
 class Right:
-    """The rule for when an image is right: the score that `scorer` gives is at least `at_least`. If `scorer` is None,
-    the combined reward is used as the score.
+    """The rule that decides whether an image is right. The score from `scorer` must be at least `at_least`. If `scorer`
+    is None, the combined reward is used as the score.
     """
 
     scorer: str | None
@@ -78,8 +78,9 @@ class Right:
 
     @classmethod
     def by(cls, scorer: str | None, weights: Mapping[str, float]) -> "Right":
-        """Return the rule for a scorer: its score must be at least 1. If `scorer` is None, the combined reward must be
-        at least the sum of all positive weights. This is the largest possible reward if all scores are between 0 and 1.
+        """Return the rule that says when an image is right. With a scorer, its score must be at least 1. If `scorer` is
+        None, the combined reward must be at least the sum of all positive weights. This sum is the largest possible
+        reward if all scores are between 0 and 1.
         """
         return cls(scorer, 1.0 if scorer is not None else fsum(w for w in weights.values() if w > 0) - ROUNDING)
 
@@ -126,7 +127,8 @@ def carried(options: Section, scheme: CreditScheme) -> Section:
 
 
 def scheme_named(name: str) -> CreditScheme:
-    """Return the scheme with this name. Raises InputError if the name is unknown or is not that of a CreditScheme."""
+    """Return the scheme with this name. Raises InputError if nothing has this name, or if the named object is not a
+    `CreditScheme` (for example a function)."""
     found = import_named(name, SCHEMES, "rl.credit")
     if not isinstance(found, CreditScheme):
         raise InputError(f"rl.credit {name!r} is not a CreditScheme but a {type(found).__name__}: wrap it in one")

@@ -1,7 +1,7 @@
 """The built-in credit schemes. Each computes advantages from the rewards of a group's images.
 
-In formulas, q_k is the combined reward of the image of turn k, and q_last that of the final image. Before the first
-image the value q_{-1} is 0.
+In formulas, q_k is the combined reward of the image of turn k. q_last is the combined reward of the final image. Before
+the first image the value q_{-1} is 0.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ def trajectory(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     At a fork, samples with the same beginning separate into branches. A branch consists of the segments from its fork
     to the next fork. With forks, every segment gets the value of its branch instead, normalised over the branches of
     the same fork. The value of a branch is the mean of the rewards of the final images of its samples. In this mean,
-    each branch of a later fork counts once. The segments before the first fork are compared with those of the other
+    each branch of a later fork counts once. The segments before the first fork are compared with segments of the other
     trajectories of the group.
     """
     table: Advantages = [{} for _ in samples]
@@ -77,9 +77,9 @@ class ImprovementOptions(NormalisedOptions, RightOptions):
 
 def improvement(samples: list[Sample], options: ImprovementOptions) -> Advantages:
     """Compute the advantages as in the paper R3. A segment of turn k gets the value q_k - q_{k-1}. Here q_k is the
-    reward of the image of turn k, and q_{-1} = 0. But if the image before turn k is already right, the value is 1 if
-    the model stops in turn k, and 0 if it edits the image again. The values are normalised over the samples, separately
-    for each turn and modality."""
+    reward of the image of turn k, and q_{-1} = 0. There is one exception: the image before turn k is already right.
+    Then the value is 1 if the model stops in turn k, and 0 if the model edits the image again. The values are
+    normalised over the samples, separately for each turn and modality."""
 
     def value(sample: Sample, place: Place) -> float:
         k = place[0]
@@ -176,7 +176,7 @@ def umm_penalty(table: Advantages, samples: Sequence[Sample], options: RightOpti
 
 def no_improve_clamp(samples: list[Sample], options: NormalisedOptions) -> Advantages:
     """Compute the advantages of AlphaGRPO. The value of a sample is max(q_last - q_0, 0), the gain from its first to
-    its last image, so all samples that did not improve have the value 0. The values are normalised over the group. Only
+    its last image. So a sample without improvement has the value 0. The values are normalised over the group. Only
     turns after the first one are trained. If no sample of the group improved, nothing is trained.
     """
     gains = [max(sample.q[-1] - sample.q[0], 0.0) for sample in samples]
@@ -201,8 +201,7 @@ class FactorisedOptions(NormalisedOptions):
 
 def factorised(samples: list[Sample], options: FactorisedOptions) -> Advantages:
     """Judge each segment only by what it controls. A text is judged by the final reward and by its own score (whether
-    it is true). An image is judged by its own reward and by its own score (whether it shows the edit that was asked
-    for).
+    it is true). An image is judged by its own reward and by its own score (whether it shows the requested edit).
 
         A = outcome * norm(reward) + weight * norm(own score)
 
@@ -211,8 +210,8 @@ def factorised(samples: list[Sample], options: FactorisedOptions) -> Advantages:
     the second term is left out.
 
     `norm` is the normalisation over the segments that follow the same fork. It is applied to each of the two terms
-    separately. So the second term of a text does not depend on how the image after it turned out. If a segment has no
-    other segment to be compared with, it is not trained.
+    separately. So the second term of a text does not depend on how the image after it turned out. A segment is not
+    trained if there is no other segment for the comparison.
     """
     table: Advantages = [{} for _ in samples]
     for (place, _), nodes in populations(samples).items():

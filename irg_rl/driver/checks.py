@@ -142,9 +142,10 @@ def tracking_problems(recipe: Recipe) -> list[str]:
 
 
 def folder_problems(path: Path, asked: ModelConfig) -> list[str]:
-    """Check the model folder `path` from which the recipe starts. Return a list with one message if it is no folder, if
-    its JSON files or the headers of its weights are invalid, or if its model sizes differ from `asked`, the sizes in
-    the recipe."""
+    """Check the model folder `path` from which the recipe starts. Return a list with one message in any of these cases:
+    * `path` is no folder.
+    * The JSON files or the headers of the weights are invalid.
+    * The model sizes differ from `asked`, the sizes in the recipe."""
     if not path.is_dir():
         return [f"init_from: {path} is not a folder in the released layout"]
     try:
@@ -219,8 +220,8 @@ def recipe_problems(recipe: Recipe) -> list[str]:
 
 
 def stage_problems(recipe: Recipe) -> list[str]:
-    """Check the setting `budget_minutes`, which maps names of stages to minutes. Return a message for each key of it
-    that is not the name of a stage."""
+    """Check the setting `budget_minutes`, which maps names of stages to minutes. Return a message for each key that is
+    not the name of a stage."""
     unknown = [stage for stage in recipe.budget_minutes if stage not in NAMES]
     return [f"budget_minutes: unknown stage {stage!r}{nearest(stage, NAMES)}" for stage in unknown]
 

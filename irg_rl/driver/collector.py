@@ -1,6 +1,6 @@
 """Collects the groups for each RL update. A group is several samples of one prompt. Each group takes one slot of a
-buffer. First it is sampled, then it is scored, and then it is handed out for training, in the order in which the groups
-were started.
+buffer. First the group is sampled, then it is scored, and then it is handed out for training. The order of groups in
+training is the order of their start.
 
 Groups that are started at the same time are sampled and scored together, in batches of at most `groups_per_batch`
 groups.
@@ -50,8 +50,8 @@ class DroppedSamples:
 
     def rewind(self, has_left: Callable[[int], bool]) -> None:
         """Remove those lines that a resumed run will write again: the lines of groups that were still in the collector
-        at the checkpoint. Also remove an incomplete last line, which remains if the run was killed. `has_left` says for
-        the id of a group whether the group had left the collector at the checkpoint."""
+        at the checkpoint. Also remove an incomplete last line, which remains if the run was killed. `has_left(id)` says
+        whether the group with this id had left the collector at the checkpoint."""
         if not self.path.exists():
             return
         whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
@@ -62,8 +62,8 @@ class DroppedSamples:
 
 @dataclass
 class Collector:
-    """Gives work to the rollout actors (which sample groups) and to the critic actors (which score them), and hands out
-    the scored groups in the order of their ids."""
+    """Gives work to two kinds of actors: rollout actors sample groups, and critic actors score groups. The collector
+    hands out the scored groups in the order of their ids."""
 
     slots: SlotBuffer
     rollouts: Fleet
@@ -183,13 +183,13 @@ class Collector:
         self.admit(update)
 
     def take(self, update: int) -> list[tuple[ScoredSummary, ObjectRef]]:
-        """Return the groups of RL update number `update`, the oldest first. Groups that are too old are dropped before
-        that. The list is empty until enough groups are ready.
+        """Return the groups of RL update number `update`, the oldest first. Groups that are too old are dropped first.
+        The list is empty until enough groups are ready.
 
         Groups in which nothing can be trained are dropped, too. So there may be fewer groups than usual. If nothing can
         be trained in any group, the list is empty, and new groups are sampled instead.
 
-        Raises RunError if this happens to all groups of an update EMPTY_UPDATES times in a row.
+        Raises RunError if all groups are dropped for this reason EMPTY_UPDATES times in a row.
         """
         for stale in self.slots.drop_stale():
             self._list(stale, update, "its group is too old", self._leave(stale)[0].failures)

@@ -1,5 +1,5 @@
-"""Compares the model after RL with its baselines, such as the model before RL. At its end, a run makes this comparison
-for itself. `irg-rl compare` makes it for several runs with different RL seeds."""
+"""Compares the model after RL with its baselines, such as the model before RL. Every run makes this comparison for
+itself at its end. `irg-rl compare` compares several runs with different RL seeds."""
 
 import filecmp
 from collections.abc import Mapping, Sequence
@@ -34,8 +34,8 @@ def compare_runs(
     folder of these files.
 
     The folder is `out`. If `out` is None, the folder is evaluation/ of the first run, and the report of the first run
-    then shows the table. The files are named `comparison` for one run and `pooled` for several runs, and the name of
-    `split` is added if it is given. So the files of one comparison do not overwrite those of another.
+    then shows the table. The files are named `comparison` for one run and `pooled` for several runs. If `split` is
+    given, its name is added. So different comparisons do not overwrite the same files.
 
     `split` and `against` are explained in `comparison_of`.
     """
@@ -56,8 +56,8 @@ def comparison_of(
     """Compare RL with its baselines, for each run and for all runs pooled together.
 
     The first baseline is the SFT checkpoint from which all runs start RL. The second is continued SFT, if a run has
-    trained it. Further baselines draw several first images with the SFT checkpoint and keep the best one. There is one
-    with two images, and one with as many images as RL draws per prompt. The best image is the one with the highest
+    trained it. Further baselines draw several first images with the SFT checkpoint and keep the best one. One of these
+    baselines draws two images. The other draws as many images as RL draws per prompt. The best image has the highest
     score of the verifier (an oracle). If a judge has scored the images, there are also baselines in which the judge
     chooses.
 
@@ -65,8 +65,9 @@ def comparison_of(
     evaluations that belong to the runs themselves. `against` has more baselines: name -> paths. A path is a run, or a
     model folder inside a run. If a name has several paths, their runs must have the same RL seeds as `runs`.
 
-    The function also compares how often the model after RL repairs wrong images with how often two controls do so. In
-    one control the image is drawn again without refinement. In the other the reflections belong to other prompts.
+    The function also counts how often wrong images are repaired. It compares the model after RL with two controls. In
+    the first control, the image is drawn again without refinement. In the second control, the reflections belong to
+    other prompts.
     """
     first, *others = runs
     model, *_ = [sft_model_of(run) for run in runs]
@@ -130,8 +131,8 @@ def _other_arm(
 
 
 def prompts_place(run: Run, split: str | None) -> str:
-    """Return the path of the file that has the prompts of a split, relative to the run folder. If `split` is None, it
-    is the split on which the run's own evaluations are made."""
+    """Return the path of the file that has the prompts of a split, relative to the run folder. If `split` is None,
+    return the file of the prompts in the run's own evaluations."""
     return f"world/{split or run.recipe.evaluation.split}.jsonl"
 
 
@@ -155,9 +156,9 @@ def sft_model_of(run: Run) -> str:
 
 
 def outcomes_of(run: Run, model: str, arm: str = REAL, split: str | None = None) -> Outcomes:
-    """Return the evaluation results of a model. An evaluation has three arms (kinds of trajectories): the real
-    refinement and two controls. `arm` says the results of which arm are returned. If `split` is None, the results are
-    those of the run's own evaluation. Otherwise they are those of `irg-rl eval --split`.
+    """Return the evaluation results of a model for the arm `arm`. An evaluation has three arms (kinds of trajectories):
+    the real refinement and two controls. If `split` is None, the results come from the run's own evaluation. Otherwise
+    they come from `irg-rl eval --split`.
 
     Raises RunError if the model has not been evaluated.
     """
@@ -186,8 +187,10 @@ def first_images(redraw: Outcomes, turn: int) -> Outcomes:
 
 
 def require_comparable(first: Run, other: Run, split: str | None = None) -> None:
-    """Raise RunError if two runs cannot be compared. They must start RL from the same SFT checkpoint, have the same
-    settings of RL and evaluation (except rl.seed), and be evaluated on the same prompts."""
+    """Raise RunError if two runs cannot be compared. The runs must agree in three respects:
+    * the SFT checkpoint from which RL starts
+    * the settings of RL and evaluation, except rl.seed
+    * the prompts of the evaluation"""
     prompts = prompts_place(first, split)
     shared = {f"set of {Path(prompts).stem} prompts": prompts, "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
     for what, place in shared.items():

@@ -99,13 +99,13 @@ class Critic:
         self.settings = settings
 
     def score_groups(self, *groups: Group) -> tuple[list[ScoredSummary], *tuple[Group, ...]]:
-        """Score the images and segments of each group, compute the advantages, and store both in the group. Return a
-        list with one summary per group, followed by the same groups."""
+        """Score the images and segments of each group, and compute the advantages. Store the scores and the advantages
+        in the group. Return a tuple: a list with one summary per group, and then the same groups."""
         return [self.score_group(group)[0] for group in groups], *groups
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
-        """Score the images and segments of a group, compute the advantages, and store both in the group. Return
-        (summary, the same group)."""
+        """Score the images and segments of a group, and compute the advantages. Store the scores and the advantages in
+        the group. Return (summary, the same group)."""
         score_group(group, self.hub)
         selection = self.settings.assign(group)
         known = [

@@ -1,6 +1,7 @@
-"""Evaluates a checkpoint on held-out prompts. The model draws an image and then refines it. To show that refinement
-helps, two controls start from the same first images: one draws each image again without refinement, the other uses the
-reflections of other prompts. The real refinement and the controls are the three arms of an evaluation."""
+"""Evaluates a checkpoint on held-out prompts. The model draws an image and then refines it. Two controls start from the
+same first images, to show that refinement helps. One control draws each image again without refinement. The other
+control uses the reflections of other prompts. The real refinement and the two controls are the three arms of an
+evaluation."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,8 +35,8 @@ class Evaluator:
     """Samples the arms of an evaluation (the real refinement and two controls) in batches and with fixed seeds. Each
     prompt gets `samples` trajectories.
 
-    The scorers of `hub` score the images of the real arm and those of the redraw control. Some tasks use a scorer to
-    decide whether an image is right. Then `hub` must contain this scorer.
+    The scorers of `hub` score the images of two arms: the real refinement, and the control that draws images again.
+    Some tasks use a scorer to decide whether an image is right. Then `hub` must contain this scorer.
     """
 
     run: Run
@@ -63,9 +64,10 @@ class Evaluator:
         return out
 
     def evaluate(self, folder: Folder, name: str, prompts: list[Prompt], controls: bool = True) -> "Measured":
-        """Sample trajectories of the real arm, and decide which of their images are right. If `controls` is true, do
-        the same for the two control arms, which start from the same first images (see rollouts.controls). `folder` is
-        the loaded model, and `name` is its name in the results."""
+        """Evaluate a model on the prompts: sample trajectories of the real arm, and decide which of their images are
+        right. If `controls` is true, do the same for the two control arms. They start from the same first images (see
+        rollouts.controls). `folder` is the loaded model, and `name` is its name in the results. Return the trajectories
+        of the real arm and the results of all arms."""
         turns, seed = self.settings.turns, self.settings.seed
         sampler = self.sampler(folder)
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]
@@ -131,8 +133,8 @@ class Measured:
 
 
 def held_out_prompts(run: Run, split: str, count: int | None = None) -> list[Prompt]:
-    """Return `count` prompts of a split. If `count` is None, return as many prompts as `evaluation.prompts` of the
-    recipe says, or all prompts of the split if it has fewer.
+    """Return `count` prompts of a split. If `count` is None, the number is `evaluation.prompts` of the recipe. In this
+    case, a split with fewer prompts is returned whole.
 
     Raises RunError if `count` is larger than the number of prompts.
     """
@@ -160,8 +162,8 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
 
 
 def accuracies(table: Outcomes) -> list[float]:
-    """Return for each turn the share of right images among the images whose correctness is known. The share is nan if
-    it is known for no image."""
+    """Return the share of right images for each turn. Images with unknown correctness are left out. If no image is left
+    in a turn, its share is nan."""
     return [metrics.accuracy(table, turn).value for turn in range(table.turns)]
 
 
@@ -172,8 +174,8 @@ def shown_accuracies(table: Outcomes) -> str:
 
 def thresholds_of(run: Run) -> Thresholds | None:
     """Return the thresholds of the gate, which checks whether refinement really helps. A threshold in the recipe
-    replaces that of the task. If the task has no thresholds and the recipe does not set all of them, there is no gate,
-    and the result is None."""
+    replaces the threshold of the task. If the task has no thresholds, the recipe must set all three. Otherwise there is
+    no gate, and the result is None."""
     recipe, gate = run.recipe, run.recipe.gate
     own = {"first_accuracy": gate.first_accuracy, "damage": gate.damage, "margin": gate.margin}
     given = {name: value for name, value in own.items() if value is not None}

@@ -1,7 +1,7 @@
 """`irg-rl fork`: makes a new run (a fork) that starts RL from the SFT checkpoint of another run.
 
 All forks of a run share its prompts, its data and its SFT checkpoint. They differ only in RL. So a fork cannot change a
-setting on which the finished stages depend.
+setting that has an effect on the finished stages.
 """
 
 import json
@@ -30,12 +30,12 @@ it evaluates the checkpoint again."""
 
 
 def fork(folder: Path, overrides: list[str]) -> Run:
-    """Make a new run from the recipe of the run in `folder`. `overrides` are settings that replace those of the recipe.
-    The results of the finished stages before RL are taken over. The new run is placed beside `folder`, or in
+    """Make a new run from the recipe of the run in `folder`. `overrides` are settings that replace settings of this
+    recipe. The results of the finished stages before RL are taken over. The new run is placed beside `folder`, or in
     `output_dir` if the overrides set it.
 
-    Raises RecipeError if an override changes a setting on which these stages depend, and RunError if SFT is not
-    finished.
+    Raises RecipeError if an override changes a setting that has an effect on these stages. Raises RunError if SFT is
+    not finished.
     """
     parent = Run.open(folder)
     recipe = forked_recipe(parent, overrides)
@@ -69,15 +69,15 @@ def is_free(setting: str) -> bool:
 
 
 def changes(old: Recipe, new: Recipe) -> list[tuple[str, object, object]]:
-    """Return (name of the setting, old value, new value) for every setting in which two recipes differ. The name has
-    dots, as in rl.seed."""
+    """Compare two recipes. Return (name, old value, new value) for every setting that differs. The name of a setting
+    has dots, as in rl.seed."""
     return differing(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
 
 def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
-    """Return the names of the stages whose results a fork (a new run that starts from another run's SFT checkpoint)
-    takes over from the run `parent`. These are the stages before RL that the parent has finished and whose results are
-    also valid with `recipe`, the recipe of the fork."""
+    """Return the names of the parent's stages that a fork need not repeat. (A fork is a new run that starts from the
+    SFT checkpoint of its parent.) Such a stage comes before RL, the parent has finished it, and its results are also
+    valid with `recipe`, the recipe of the fork."""
     no_result_depends_on = {"gate.mode", "gate.after"}
     changed = {key for key, *_ in changes(parent.recipe, recipe)} - no_result_depends_on
     again = set()
@@ -89,8 +89,8 @@ def stages_to_take(parent: Run, recipe: Recipe) -> list[str]:
 
 
 def take_over(parent: Run, run: Run, stages: list[str]) -> None:
-    """Copy the results of the given stages from the run `parent` into the new run `run`: the files of these stages (as
-    hard links if possible), their entries in stages.json, and their metrics."""
+    """Copy the results of the given stages from the run `parent` into the new run `run`. The results are files (copied
+    as hard links if possible), entries in stages.json, and metrics."""
     for pattern in (pattern for stage in BEFORE_RL if stage.name in stages for pattern in stage.files):
         for source in sorted(parent.folder.glob(pattern)):
             link(source, run.path(*source.relative_to(parent.folder).parts))

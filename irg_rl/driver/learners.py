@@ -31,8 +31,7 @@ WARM_UP_S = 300.0
 class Published:
     """Weights that samplers can load from Ray's object store. `arrays` is Ray's reference to the weights, `version` is
     their number, and `digest` is their hash. A sampler that has loaded the weights must confirm the number and the
-    hash. `step` says how far the trained weights have moved since RL began: it is the largest relative change of a
-    weight tensor."""
+    hash. `step` is the largest relative change of a weight tensor since RL began."""
 
     version: int
     digest: str
@@ -41,9 +40,9 @@ class Published:
 
 
 def fingerprint(run: Run) -> str:
-    """Return the first 12 hex digits of the sha256 of the data that RL learns from. A resumed run uses it to check that
-    the data are unchanged. If RL learns from stored rollouts (`rl.rollouts`), the data are the files of these rollouts.
-    Otherwise the data are the file with the RL prompts."""
+    """Return the first 12 hex digits of the sha256 of the data that RL learns from. A resumed run uses this hash to
+    check that the data are unchanged. If RL learns from stored rollouts (`rl.rollouts`), the data are the files of
+    these rollouts. Otherwise the data are the file with the RL prompts."""
     rollouts = run.recipe.require_rl().rollouts
     if rollouts is None:
         files = [rl_prompts_file(run)]
@@ -107,8 +106,8 @@ class Learners:
         return metrics
 
     def seconds(self) -> dict[str, float]:
-        """Return how many seconds the first rank has spent on each kind of work since the last call of this method. The
-        keys of the dict are the kinds: packing, replay (all forward and backward passes) and the optimizer."""
+        """Return a dict: kind of work -> seconds that the first rank has spent on it since the last call of this
+        method. The kinds are packing, replay (all forward and backward passes) and the optimizer."""
         return self._all("seconds")[0]
 
     def save(self, cursors: dict) -> None:
@@ -126,8 +125,8 @@ class Learners:
         """Load the newest complete checkpoint of the RL stage. Return the `cursors` that were saved with it, or None if
         there is no checkpoint.
 
-        Raises CheckpointError if the recipe or the training data (prompts or stored rollouts) differ from those of the
-        checkpoint.
+        The recipe and the training data (prompts or stored rollouts) must be the same as in the run that wrote the
+        checkpoint. Otherwise CheckpointError is raised.
         """
         path, _ = checkpoint.latest(self.run.path("rl"))
         if path is None:

@@ -33,11 +33,12 @@ from irg_rl.trajectory import Group
 
 @dataclass(frozen=True)
 class Archive:
-    """The groups in a folder of stored rollouts from which RL can learn. A group has several samples of one prompt.
-    Groups without training material are left out. `places` lists the others as (folder, index in the folder).
+    """The groups in a folder of stored rollouts that are useful for RL. A group has several samples of one prompt.
+    Groups without training material are left out. `places` lists all other groups as pairs (folder, index in the
+    folder).
 
     `material` counts the training material of the whole folder. For DPO it counts pairs of a better and a worse sample.
-    `usable` is the number of pairs that can be trained, `ties` is the number of pairs whose rewards are too close, and
+    `usable` is the number of pairs that can be trained. `ties` is the number of pairs with rewards that are too close.
     `too_long` is the number of pairs that do not fit into one pack (the token sequence of one forward pass).
     """
 
@@ -49,9 +50,9 @@ class Archive:
         """Read and check all groups that are stored in `folder`. `settings` are the settings of the learner. `parts` is
         the loaded model folder (model, autoencoder and tokenizer) from which training starts.
 
-        Raises InputError if no group can be used for training, if scores are missing, or if the texts were sampled with
-        another tokenizer than that in `parts`. Raises RatioError if the texts were sampled at another temperature or
-        with another system prompt than those in `settings`.
+        Raises InputError in three cases: no group can be used for training, scores are missing, or the texts were
+        sampled with a tokenizer other than the tokenizer in `parts`. Raises RatioError if the texts were not sampled
+        with the temperature and the system prompt in `settings`.
         """
         algorithm, limit, tokenizer = settings.algorithm, settings.max_pack_tokens, parts.tokenizer
         replay = Replay(
@@ -79,8 +80,9 @@ class Archive:
         return cls(places, total)
 
     def batch(self, update: int, size: int, seed: int) -> list[Group]:
-        """Return the `size` groups of samples that update number `update` (counted from 0) uses. All groups are used
-        once, in a random order that depends on `seed`. Then all are used again in another random order, and so on."""
+        """Return the `size` groups of samples that update number `update` (counted from 0) uses. The updates use all
+        groups once, in a random order that depends on `seed`. Then they use all groups again in another random order,
+        and so on."""
         numbers = range(update * size, (update + 1) * size)
         return [self._group(*divmod(number, len(self.places)), seed) for number in numbers]
 
@@ -92,8 +94,8 @@ class Archive:
 
 def require_tokenizer(group: Group, tokenizer: TextTokenizer, where: Path) -> None:
     """Raise InputError if the group of samples was not sampled with this tokenizer. To check this, the function decodes
-    the stored token ids of every text. The result must be equal to the stored text. `where` is the folder of the group;
-    the error message names it."""
+    the stored token ids of every text. The result must be equal to the stored text. `where` is the folder of the group,
+    for the error message."""
     eos = tokenizer.special.eos
     for segment in (text for trajectory in group.trajectories for text in trajectory.texts):
         if tokenizer.decode(open_ids(segment, eos).tolist()) != segment.text:

@@ -1,6 +1,6 @@
 """The stages before SFT. They write the prompts and the SFT rows (training examples) of the task. They train a
-tokenizer, an autoencoder, and small models that score images. They also make a new model with random weights, if the
-recipe names no model."""
+tokenizer, an autoencoder, and small models that score images. If the recipe names no model, they also make a new model
+with random weights."""
 
 import random
 from collections.abc import Mapping
@@ -40,8 +40,8 @@ picture and of its reconstruction, and the two are compared."""
 
 def make_world(run: Run) -> None:
     """Write the prompts of all splits of the task as jsonl files. If the recipe names no SFT data, also write SFT rows
-    (training examples). They have the same columns as the published data of Interleaving Reasoning Generation (IRG). If
-    the recipe names no model, also train a tokenizer."""
+    (training examples). The rows have the same columns as the published data of Interleaving Reasoning Generation
+    (IRG). If the recipe names no model, also train a tokenizer."""
     recipe, task = run.recipe, task_of(run.recipe)
     for split in task.splits:
         write_prompts(prompts_file(run, split), task.prompts(split))
@@ -75,8 +75,8 @@ def prompts_file(run: Run, split: str) -> Path:
 
 
 def rl_prompts_file(run: Run) -> Path:
-    """Return the path of the file with the RL prompts. If the recipe sets `rl.prompts`, it is that file. Otherwise it
-    is the file with the training prompts of the task."""
+    """Return the path of the file with the RL prompts. If the recipe sets `rl.prompts`, the path comes from this
+    setting. Otherwise the file has the training prompts of the task."""
     given = None if run.recipe.rl is None else run.recipe.rl.prompts
     return Path(given) if given else prompts_file(run, "train")
 
@@ -86,9 +86,9 @@ def make_base(run: Run, facts: dict) -> None:
     folder, and nothing is made here. Otherwise the new model has random weights and an autoencoder. This function
     trains the autoencoder on pictures of the task, tests it, and puts the result of the test into `facts`.
 
-    In the test, the task's checker reads the content of each test picture and of its reconstruction by the autoencoder.
-    The share of pictures for which the two readings are equal must be at least `vae.min_checker_agreement`. Otherwise
-    RunError is raised.
+    In the test, the task's checker reads the content of each test picture, and the content of the autoencoder's
+    reconstruction of this picture. The two results should be equal. RunError is raised if the share of pictures with
+    equal results is below `vae.min_checker_agreement`.
     """
     recipe = run.recipe
     if recipe.init_from is not None:
@@ -121,7 +121,7 @@ def make_base(run: Run, facts: dict) -> None:
 
 def model_path(run: Run, name: str) -> Path:
     """Return the path of the model folder with this name in the run (`base`, `sft1`, `sft2`, `rl`, ...). If the recipe
-    sets `init_from`, the path of `base` is that folder."""
+    sets `init_from`, the result for `base` is the folder that this setting names."""
     if name == "base" and run.recipe.init_from:
         return Path(run.recipe.init_from)
     return run.path("models", name)
@@ -142,13 +142,15 @@ def save_trained(
     run: Run, start: str, weights: Mapping[str, Tensor], name: str, lora: LoraRecipe | None = None
 ) -> None:
     """Write trained weights as the model folder `name` of the run. Everything that was not trained is copied from the
-    model folder `start` of the run."""
+    model folder `start` of the run. If `lora` is given, `weights` has LoRA adapters. These adapters are merged into the
+    model, and also saved separately."""
     write_trained(model_path(run, start), weights, run.path("models", name), lora)
 
 
 def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: LoraRecipe | None = None) -> None:
     """Write trained weights as the model folder `path`. Everything that was not trained is copied from the model folder
-    `base`. If `lora` is given, `weights` has LoRA adapters. They are merged into the model, and also saved separately.
+    `base`. If `lora` is given, `weights` has LoRA adapters. These adapters are merged into the model, and also saved
+    separately.
 
     The model is read again from `base` in fp32. The model in the training engine cannot be saved directly: ZeRO 3
     splits its weights over the processes, and its weights may be in bf16.
@@ -164,15 +166,15 @@ def write_trained(base: Path, weights: Mapping[str, Tensor], path: Path, lora: L
 
 
 def trained_scorers(recipe: Recipe) -> set[str]:
-    """Return the kinds of scorers (`clip`, `hps`) whose models the run must train itself. The training of HPS starts
-    from CLIP. So if the run must train `hps`, the result also contains `clip`."""
+    """Return the kinds of scorers (`clip`, `hps`) that the run must train itself. The training of HPS starts from CLIP.
+    So if the run must train `hps`, the result also contains `clip`."""
     kinds = {s.kind for s in recipe.rewards.scorers if s.kind in ("clip", "hps") and s.path is None}
     return kinds | {"clip"} if kinds else kinds
 
 
 def make_scorers(run: Run, facts: dict) -> None:
-    """Train small CLIP and HPS models for those scorers of the recipe that name no released model. Test them on
-    held-out examples. Write the results to evaluation/scorers.json, and put them into `facts`."""
+    """Train small CLIP and HPS models. Scorers of the recipe that name no released model use these models. Test the
+    models on held-out examples. Write the test results to evaluation/scorers.json, and put them into `facts`."""
     on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return

@@ -3,10 +3,10 @@ samplers.
 
     prompts -> slots -> rollout fleet -> critic fleet (scores, credit) -> learner -> weights -> rollout fleet
 
-A fleet is several actors (processes) that do the same work. The actors of the rollout fleet are the samplers. Those of
-the critic fleet score the trajectories and compute the advantages (credit). A slot belongs to one group (all samples of
-one prompt) that is in progress; the number of slots is limited. The driver process runs this loop. It never holds
-tensors. It holds only numbers and Ray's references to data in other processes.
+A fleet is several actors (processes) that do the same work. The actors of the rollout fleet are the samplers. The
+actors of the critic fleet score the trajectories and compute the advantages (credit). Each group in progress (all
+samples of one prompt) occupies one slot, and the number of slots is limited. The driver process runs this loop. It
+never holds tensors. It holds only numbers and Ray's references to data in other processes.
 """
 
 import gc
@@ -50,8 +50,8 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     """Train a model with RL. The training starts from the model folder `start` of the run, and writes its result as the
     model folder `rl` of the same run.
 
-    The metrics of every update are logged in `tracker`. This function puts facts about the training into `facts`, such
-    as the number of updates. The caller stores them in stages.json.
+    The metrics of every update are logged in `tracker`. Facts about the training, such as the number of updates, are
+    put into `facts`. The caller stores `facts` in stages.json.
     """
     engine = run.recipe.engine
     if engine.device == "cuda":
@@ -85,8 +85,8 @@ def rollout_fleet(run: Run, start: str, learners: Learners, room: Room = ANYWHER
 
 
 def arguments(learners: Learners) -> tuple:
-    """Return the newest published weights as a tuple (reference to the weights, version, digest). These are the
-    arguments of the samplers' method `set_weights`. The digest is a hash of the weights."""
+    """Return the newest published weights as a tuple (reference to the weights, version, digest). The samplers' method
+    `set_weights` takes these three values as arguments. The digest is a hash of the weights."""
     message = learners.message
     return message.arrays, message.version, message.digest
 
@@ -214,9 +214,9 @@ class Loop:
 
 
 def summary(groups: list[ScoredSummary]) -> dict[str, float]:
-    """Return a dict of metrics of one update: metric name -> value. `groups` has summaries of the groups on which this
-    update was trained. (A group has several samples of one prompt.) Examples of metrics are the mean rewards per turn,
-    the mean number of text tokens, and the share of trajectories that stopped early."""
+    """Return a dict of metrics of one update: metric name -> value. `groups` has a summary of each group (several
+    samples of one prompt) that this update was trained on. Examples of metrics are the mean rewards per turn, the mean
+    number of text tokens, and the share of trajectories that stopped early."""
     trajectories = sum(v.trajectories for v in groups)
     out = {
         "stopped": sum(v.stopped for v in groups) / trajectories,
@@ -237,8 +237,9 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
     """Return metrics of all groups that were sampled and scored since the last update. (A group has several samples of
-    one prompt.) `left` has the summaries of these groups. It also has groups on which the algorithm cannot train. The
-    metrics are the mean rewards, the number of groups, and the share of groups whose samples have different rewards."""
+    one prompt.) `left` has the summaries of these groups, also of groups that the algorithm cannot train on. There are
+    three kinds of metrics: the mean rewards, the number of groups, and the share of groups in which the rewards
+    differ."""
     return {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),

@@ -1,5 +1,5 @@
-"""Converts the settings of a recipe into the settings of a rollout worker (which samples) and of a learner rank (one
-process that trains). The worker and the rank can also be used without Ray."""
+"""Converts the settings of a recipe into two kinds of settings: for a rollout worker (a process that samples), and for
+a learner rank (a process that trains). The worker and the rank can also be used without Ray."""
 
 from pathlib import Path
 

@@ -46,8 +46,9 @@ def write_json(path: Path, data) -> None:
 
 @dataclass
 class Run:
-    """A run and its folder, which contains recipe, stages, metrics, world (prompts and data), checkpoints, scorers,
-    evaluation and samples. `stages` maps the name of each stage that has begun to facts about it, such as its time."""
+    """A run and its folder. The folder contains recipe, stages, metrics, world (prompts and data), checkpoints,
+    scorers, evaluation and samples. The dict `stages` has facts about each stage that has begun, such as its time. Its
+    keys are the names of the stages."""
 
     folder: Path
     recipe: Recipe
@@ -57,8 +58,8 @@ class Run:
     @classmethod
     def create(cls, recipe: Recipe, begin: Callable[["Run"], None] = lambda run: None) -> "Run":
         """Make the folder `output_dir/name` of a new run, and return the run. If a folder of this name already exists,
-        it does not change, and the run gets the first free name among `name-2`, `name-3`, ... instead. `begin` is a
-        function that is called with the new run and writes its first files.
+        it does not change. The new run then gets the first free name among `name-2`, `name-3`, ... instead. `begin` is
+        a function that is called with the new run and writes its first files.
 
         The folder is first made under a temporary name. It gets its final name when it is complete. Raises RunError if
         the folder cannot be made.
@@ -85,8 +86,8 @@ class Run:
     def open(cls, folder: Path) -> "Run":
         """Open an existing run, for example to resume, evaluate or report it.
 
-        Raises RunError if the folder is not a run, if its files are damaged, or if its recipe has another meaning in
-        this version of the program, because default values have changed.
+        Raises RunError if the folder is not a run, or if its files are damaged. Default values can change with the
+        version of the program. RunError is also raised if the recipe of the run has another meaning for this reason.
         """
         path = folder / "recipe.yaml"
         if not path.is_file():
@@ -127,7 +128,7 @@ class Run:
 
     def record(self, stage: str, seconds: float, done: bool, **facts) -> None:
         """Store `facts` about a stage in stages.json, and add `seconds` to its time. `done` says whether the stage is
-        finished. The time is added and not replaced, so that the time of a resumed stage includes the time before the
+        finished. The time is added, not replaced. So the time of a resumed stage includes the time before the
         interruption."""
         entry = self.stages.setdefault(stage, {"seconds": 0.0})
         entry.update(facts, seconds=round(entry["seconds"] + seconds, 2), done=done)
@@ -161,8 +162,8 @@ class Run:
 
     @contextmanager
     def lock(self):
-        """Lock the run for the time of a `with` block, because only one process at a time may work on it. The lock of a
-        killed process is released by the system.
+        """Lock the run for the time of a `with` block. Only one process at a time may work on a run. If the process is
+        killed, the operating system releases its lock.
 
         Raises RunError if another process holds the lock.
         """

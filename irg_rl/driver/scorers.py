@@ -1,6 +1,6 @@
 """Converts the scorers of a recipe into specs. A spec is a dict that describes one scorer; the package `rewards` makes
 the scorer from it. A task can include a judge of its own, which is called the embedded judge. If a judge in the recipe
-has no address (`base_url`), the embedded judge is started as a process and used."""
+has no address (`base_url`), the program starts the embedded judge as a process and uses it."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from rewards.judge_process import JudgeProcess
 @contextmanager
 def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
     """Give a context (for `with`) that yields one spec for each scorer of the recipe. A spec is a dict that describes
-    the scorer. If a judge in the recipe has no address, the judge that belongs to the task (the embedded judge) runs
+    the scorer. If a judge in the recipe has no address, the task's own judge (the embedded judge) is used. It runs
     until the context ends.
 
     `trained` is the folder with the scorers that a run has trained. It is None if there is no run.
@@ -37,7 +37,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
     folder with the scorers that a run has trained, or None if there is no run. `judge_url` is the address of the task's
     own judge. It is used if the scorer is a judge and the recipe has no address for it.
 
-    Raises InputError if a run must train the scorer and there is no run.
+    Raises InputError if the scorer needs a model that only a run trains, but `trained` is None.
     """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     spec["of"] = scorer.of
@@ -70,9 +70,9 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
 def reward_hub(
     recipe: Recipe, trained: Path | None, names: Sequence[str] | None = None
 ) -> Iterator[RewardHub | None]:
-    """Give a context (for `with`) that yields a RewardHub, an object that scores images with all scorers of the recipe,
-    or only with those in `names`. If a judge has no address, the embedded judge of the task runs until the context
-    ends.
+    """Give a context (for `with`) that yields a RewardHub. This object scores images with all scorers of the recipe. If
+    `names` is given, it uses only the scorers with these names. If a judge has no address, the task's own judge (the
+    embedded judge) runs until the context ends.
 
     The context yields None if there are no scorers. `trained` is the folder with the scorers that a run has trained, or
     None if there is no run.
@@ -91,9 +91,8 @@ class RememberedScores:
     the same prompt again, the first score is returned.
 
     An evaluation continues the same first images in several ways: with the model's own refinement, and with controls
-    (such as a plain new draw). So the same picture is scored several times. If scores were not remembered, a scorer
-    with random errors could give it different scores. If a scorer fails on a picture, the failure is remembered in the
-    same way.
+    (such as a plain new draw). So the same picture is scored several times. Without this memory, a scorer with random
+    errors could give different scores to the same picture. A failure of a scorer is remembered in the same way.
     """
 
     def __init__(self, hub: RewardHub) -> None:

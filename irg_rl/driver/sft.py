@@ -128,8 +128,8 @@ class StageRank:
         return self.trainer.resume()
 
     def advance(self) -> list[tuple[str, tuple]] | None:
-        """Make one training step. After some of the steps, also validate, or write a checkpoint, as the stage's
-        settings say. Return a list of the events of this step as (kind, arguments). The kinds are `step`, `validation`
+        """Make one training step. The stage's settings say after which steps this method also validates or writes a
+        checkpoint. Return a list of the events of this step as (kind, arguments). The kinds are `step`, `validation`
         and `checkpoint`. The arguments describe the event, for example the validation metrics. If the stage is already
         done, make no step and return None."""
         if self.trainer.is_done:
@@ -139,7 +139,7 @@ class StageRank:
         return list(self._told)
 
     def save(self) -> None:
-        """Write a checkpoint, besides those that the stage's settings ask for."""
+        """Write an extra checkpoint now, whatever the stage's settings say about checkpoints."""
         self.trainer.save()
 
     def finish(self) -> dict:
@@ -273,9 +273,9 @@ def draw_own_images(run: Run, start: str, facts: dict) -> None:
 
 
 def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
-    """Train a baseline with which the model after RL is compared. The baseline is the model after SFT, trained further
-    with the settings of the last SFT stage, for as long as RL took. The rows (training examples) come in another order
-    than in that stage."""
+    """Train a baseline with which the model after RL is compared. For the baseline, the training of the model after SFT
+    continues for as long as RL took. It uses the settings of the last SFT stage, but the rows (training examples) come
+    in another order. Metrics are logged in `tracker`. Facts such as the number of steps are put into `facts`."""
     order = hashed(run.recipe.seed, CONTINUED) % 2**31
     name = run.sft_model
     assert name is not None
@@ -283,8 +283,8 @@ def continue_sft(run: Run, tracker: Tracker, facts: dict) -> None:
 
 
 def require_finished(run: Run) -> None:
-    """Check that a baseline can be made for this run. Raise RunError if the run has no SFT or no RL, or if it is not
-    finished."""
+    """Check that a baseline can be made for this run. Raise RunError in three cases: the run has no SFT, it has no RL,
+    or it is not finished."""
     if run.sft_model is None or run.recipe.rl is None:
         raise RunError(f"{run.folder}: the baseline continues SFT for as long as RL took, so the run needs both")
     if not run.is_done("report"):

@@ -1,8 +1,8 @@
 """The list of all stages of a run, in order, and the code that runs them.
 
 A finished stage is skipped. An interrupted stage continues from its checkpoint. `STAGES` is the only list of stages.
-All other code uses it, for example the code for time budgets, and the code for forks (new runs that start from the SFT
-checkpoint of another run).
+All other code uses this list, for example the code for time budgets and the code for forks. (A fork is a new run that
+starts from the SFT checkpoint of another run.)
 """
 
 from collections.abc import Callable, Iterator
@@ -109,8 +109,8 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
 
 def check_gate_holds(run: Run, after: str) -> None:
     """Raise RunError if the gate stops the run after stage `after` (`sft` or `rl`). The gate checks whether refinement
-    really helps. It stops the run if two things are both true: the evaluation after this stage did not pass the gate,
-    and the recipe says that the gate applies after this stage.
+    really helps. It stops the run under two conditions, which must both be true. The evaluation after this stage did
+    not pass the gate. And the recipe says that the gate applies after this stage.
 
     After SFT, the error means that RL does not start. After RL, it means that the run ends with an error. If neither
     the recipe nor the task has thresholds, there is no gate, and `gate` in stages.json is null.
@@ -180,8 +180,8 @@ BEFORE_RL = STAGES[: [stage.name for stage in STAGES].index("rl")]
 
 
 def start_of(recipe: Recipe, name: str) -> str:
-    """Return the name of the model folder from which the stage `name` starts. Among the stages of this recipe that come
-    before `name`, the last one that makes a model folder makes it."""
+    """Return the name of the model folder from which the stage `name` starts. It is the last model folder that the
+    earlier stages of this recipe make."""
     before = STAGES[: [stage.name for stage in STAGES].index(name)]
     return [stage.model for stage in before if stage.model is not None and stage.needed(recipe)][-1]
 
@@ -203,8 +203,9 @@ def work(run: Run) -> None:
 
 @contextmanager
 def ending_in_order(run: Run) -> Iterator[None]:
-    """Give a context (for `with`) in which a signal ends the run in order (irg_rl/stopping.py). A scheduler may send
-    the signal to all processes of the run. Then an actor that is gone is not a failure but a part of the end."""
+    """Give a context (for `with`) in which a signal, such as Ctrl-C, ends the run in an orderly way: it can be resumed
+    from a checkpoint (see irg_rl/stopping.py). A scheduler may send the signal to all processes of the run. So some
+    actors (processes) may already have ended. This does not count as a failure."""
     with stopping.on_signals(run.folder, run.recipe.engine.stop_grace_s):
         try:
             yield
@@ -231,9 +232,9 @@ def unfinished(run: Run) -> list[str]:
 
 
 def minutes_left(run: Run) -> float | None:
-    """Return how many minutes the unfinished stages of a run will take, or None if one of them has no budget in the
-    recipe (`budget_minutes`). Budgets are for an idle machine. So if the finished stages took longer than their budgets
-    in all, the result is larger by the same factor, and smaller if they took less."""
+    """Return an estimate of how many minutes the unfinished stages of a run will take. It is the sum of their budgets
+    in the recipe (`budget_minutes`), times a factor. The factor is the time that the finished stages took, divided by
+    their budgets. (Budgets are for an idle machine.) The result is None if an unfinished stage has no budget."""
     budgets = run.recipe.budget_minutes
     todo = unfinished(run)
     if any(name not in budgets for name in todo):

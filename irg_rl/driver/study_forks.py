@@ -24,9 +24,9 @@ ANEW = ("sft.stage1.", "sft.stage2.", "sft.dropout.", "sft.ema_decay", "sft.vali
 
 
 def trainer(parent: Run, folder: Path, overrides: Mapping[str, object]) -> Train:
-    """Return a function `train(name, plan)`. It trains one fork (a new run that continues from the results of the run
-    `parent`), and returns the results of the fork's evaluations. `name` is the name of the fork, and `plan` has its
-    settings. The fork gets a new folder inside `folder`. The settings in `overrides` apply to all forks."""
+    """Return a function `train(name, plan)`. It trains one fork, and returns the results of the fork's evaluations. (A
+    fork is a new run that continues from the results of the run `parent`.) `name` is the name of the fork, and `plan`
+    has its settings. The fork gets a new folder inside `folder`. The settings in `overrides` apply to all forks."""
 
     def train(name: str, plan: ForkPlan) -> Trained:
         run = forked(parent, folder, name, plan, overrides)
@@ -50,9 +50,10 @@ def rewards_of(run: Run) -> list[FrameRow]:
 
 
 def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapping[str, object]) -> Run:
-    """Return the fork `name` of the run `parent`, which is a new run that continues from results of the parent. If this
-    fork is already in `folder`, it is opened. Otherwise it is made with the settings of `plan` and `overrides`. The
-    name contains everything on which the result of the fork depends, so a fork that already exists can be used again.
+    """Return the fork `name` of the run `parent`. (A fork is a new run that continues from results of its parent.) If
+    this fork is already in `folder`, it is opened. Otherwise it is made with the settings of `plan` and `overrides`.
+    The name contains everything on which the result of the fork depends. So an existing fork of this name can be used
+    again.
 
     Raises RunError if the parent run has no SFT.
     """
@@ -67,8 +68,8 @@ def forked(parent: Run, folder: Path, name: str, plan: ForkPlan, overrides: Mapp
 
 def with_sft_anew(parent: Run, words: list[str]) -> Run:
     """Make a new run that repeats SFT stages 1 and 2. It takes over the results of all earlier stages, including base
-    training, from the run `parent`. `words` are settings such as "rl.seed=3". They replace those of the parent's
-    recipe."""
+    training, from the run `parent`. `words` are settings such as "rl.seed=3". They replace the same settings in the
+    parent's recipe."""
     recipe = load_recipe(parent.folder / "recipe.yaml", words)
     require_same_foundations(parent, recipe)
     require_machine(recipe)

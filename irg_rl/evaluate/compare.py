@@ -2,9 +2,9 @@
 n first images, or another RL run.
 
 The results of a model for one seed are a table of outcomes (evaluate/outcomes.py). Every comparison is made for each
-seed of RL, and also pooled over all seeds. A baseline that does not depend on the seed of RL, such as the SFT
-checkpoint, has one table, which is compared with every seed. Another RL run has one table per seed, and tables of the
-same seed are compared.
+seed of RL, and also pooled over all seeds. Some baselines, such as the SFT checkpoint, do not depend on the seed of RL.
+They have one table, and it is compared with every seed. Another RL run has one table per seed, and tables of the same
+seed are compared.
 
 A pooled difference has two intervals. The first holds for these seeds only. The second holds for a new seed
 (`intervals.across_seeds`). Prompts that ask for the same thing in other words have one set of constraints, and each set
@@ -82,10 +82,10 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class RepairRow:
-    """Compares the repair of the model after RL (`rl`) with the repair of a baseline or a control (`other`, whose name
-    is `against`). Repair is the share of wrong first images that are right at the last turn. `gained` is rl - other,
-    and `ratio` is rl / other. `across_seeds` is the same difference as `gained`, but with a confidence interval for a
-    new seed."""
+    """Compares two values of repair. `rl` is the repair of the model after RL. `other` is the repair of a baseline or a
+    control, and `against` is the name of this baseline or control. Repair is the share of wrong first images that are
+    right at the last turn. `gained` is rl - other, and `ratio` is rl / other. `across_seeds` is the same difference as
+    `gained`, but with a confidence interval for a new seed."""
 
     against: str
     seed: int | None
@@ -154,10 +154,10 @@ def compare(
     """Compare RL with each baseline, by the images at the last turn. `rl` has one table of outcomes per seed. A table
     says for every trajectory and turn whether the image is right.
 
-    A baseline that is given as one table (not in a list) is the same for all seeds of RL, such as the SFT checkpoint. A
-    baseline that is given as a list is another RL run. If its list has one table per seed, tables of the same seed are
-    compared. If its list has only one table, this table is compared with every seed of RL. In this case there is no
-    interval for a new seed, because it is not known how much the baseline varies from seed to seed.
+    If a baseline is one table (not a list), it is the same for all seeds of RL. An example is the SFT checkpoint. If a
+    baseline is a list, it is another RL run. If the list has one table per seed, tables of the same seed are compared.
+    If the list has only one table, this table is compared with every seed of RL. Then there is no interval for a new
+    seed, because the variation of the baseline between seeds is unknown.
 
     `controls` has the controls of RL (such as a plain new draw instead of a refinement), with one table per seed. They
     start from the same first images as RL. Raises ValueError if the tables of a baseline have other seeds or other
@@ -179,14 +179,14 @@ def compare(
 
 def best_of(samples: Sequence[Outcomes], by: str) -> Outcomes:
     """Return the outcomes of the baseline "best of n". This baseline draws n first images for each prompt, and keeps
-    the one to which the scorer `by` gives the highest score. `samples` has n tables of outcomes. Table i has the i-th
-    first image of every prompt.
+    the image with the highest score of the scorer `by`. `samples` has n tables of outcomes. Table i has the i-th first
+    image of every prompt.
 
-    Column k of the result has the outcomes of the best of the first k + 1 images. So it can be compared with turn k of
-    RL at equal cost, because each of the two has then drawn k + 1 images. `by = "verifier"` uses the graded score of
-    the verifier itself. This is the strongest such baseline (an oracle). A failed score counts as lower than every
-    number. If scores are equal, the earlier image is kept. Raises ValueError if the tables have different prompts, or
-    if they have no scores of `by`.
+    Column k of the result has the outcomes of the best of the first k + 1 images. RL has also drawn k + 1 images at
+    turn k. So column k and turn k of RL can be compared at equal cost. `by = "verifier"` uses the graded score of the
+    verifier itself. This is the strongest such baseline (an oracle). A failed score counts as lower than every number.
+    If scores are equal, the earlier image is kept. Raises ValueError if the tables have different prompts, or if they
+    have no scores of `by`.
     """
     first = samples[0]
     if any(other.prompt_ids != first.prompt_ids for other in samples):

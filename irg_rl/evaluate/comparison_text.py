@@ -1,9 +1,9 @@
 """Writes a comparison as five Markdown tables that fit into a terminal of 100 columns.
 
 Numbers have three digits after the point and no zero before it, as in docs/results.md. A number is computed from many
-results, one per prompt. Every table shows how many results these are, and how many different sets of constraints they
-have. Prompts that ask for the same thing in other words have the same set. The interval of the accuracy of a single
-model is only in the JSON.
+results, one per prompt. Every table shows two counts: the number of results, and the number of different sets of
+constraints. (Prompts that ask for the same thing in other words have the same set.) The interval of the accuracy of a
+single model is only in the JSON.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,7 +52,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def figure(value: float, signed: bool = False) -> str:
-    """Return a number as text, such as .512, -.023, +.150 or 1.000. Return "-" for nan."""
+    """Return a number as text with three digits after the point, such as .512, -.023 or 1.000. If `signed` is true, a
+    positive number begins with a plus, as in +.150. Return "-" for nan."""
     if value != value:
         return "-"
     text = f"{value:+.3f}" if signed else f"{value:.3f}"
@@ -60,8 +61,8 @@ def figure(value: float, signed: bool = False) -> str:
 
 
 def interval(measure: Measure, signed: bool = False) -> str:
-    """Return a value with its interval as text, such as .512 [.431, .590]. Without an interval, return only the
-    value."""
+    """Return a value with its interval as text, such as .512 [.431, .590]. If `signed` is true, a positive value begins
+    with a plus. If the measure has no interval, return only the value."""
     if measure.low != measure.low:
         return figure(measure.value, signed)
     return f"{figure(measure.value, signed)} [{figure(measure.low)}, {figure(measure.high)}]"

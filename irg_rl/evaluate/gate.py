@@ -1,8 +1,8 @@
-"""The gate: a check before RL whether refinement really helps. RL starts only if it does.
+"""The gate: a check before RL. It tests whether refinement really helps. RL starts only if the check passes.
 
 Refinement means that the model looks at its image and draws again. A model that draws again from its own think text,
-without looking at an image, already repairs a third of its wrong images. So a higher accuracy after refinement proves
-nothing alone. The gate asks for three facts. Refinement repairs clearly more images than a plain new draw. It repairs
+without looking at an image, already repairs a third of its wrong images. So a higher accuracy after refinement alone is
+no proof. The gate asks for three facts. Refinement repairs clearly more images than a plain new draw. It repairs
 clearly more images than a refinement that follows the reflection of another prompt. And it makes few right images
 wrong.
 """
@@ -114,11 +114,11 @@ def check_gate(
 ) -> GateReport:
     """Check the gate: whether refinement really helps at one turn. The model's own refinement (`real`) is compared with
     two controls: a plain new draw (`redraw`), and a refinement that follows the reflection of another prompt
-    (`shuffled`). `thresholds` has the limits that the measured values must meet. If `turn` is None, the last turn that
-    all three tables have is checked.
+    (`shuffled`). `thresholds` has the limits that the measured values must meet. If `turn` is None, the function checks
+    the last turn that all three tables have.
 
-    Raises ValueError if the three tables have different prompts or first images, because `real` and the controls would
-    then have different images to repair. Also raises ValueError if one of the tables has no refinement at this turn.
+    The three tables must have the same prompts and first images. Otherwise they would have different images to repair,
+    and ValueError is raised. ValueError is also raised if one of the tables has no refinement at this turn.
     """
     asked = thresholds
     deepest = min(real.turns, redraw.turns, shuffled.turns) - 1

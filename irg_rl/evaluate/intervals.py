@@ -2,15 +2,16 @@
 same set of constraints. Rows with the same set count as one case, because they are not independent.
 
 Every measure here is a ratio of two sums over rows: accuracy is right / all, repair is (first wrong, then right) /
-wrong. Let T_c and B_c be the sums over the rows of set c, R = sum T / sum B, and C the number of sets. Then
+wrong. Let T_c and B_c be the two sums over only the rows of set c. Let R = sum T / sum B be the measure, and C the
+number of sets. Then
 
     u_c = (T_c - R B_c) / sum B,    V = C / (C - 1) sum_c u_c^2
 
 where u_c is the contribution of set c to the error of R, and V is the linearised variance of R (Cochran 1977, section
-6.5; Liang and Zeger 1986). For a difference, the u_c of both sides are subtracted before squaring; this makes it
-*paired*. For a ratio, the same is done with u_c / R, on the log scale. Intervals use Student's t with C - 1 degrees of
-freedom. For a share p, Wilson's interval is used, with p (1 - p) / V as the number of independent cases. The plain t
-interval would be too narrow for shares near 0 or 1, and damage is usually such a share.
+6.5; Liang and Zeger 1986). For a difference of two measures, the u_c of the two are subtracted before squaring. So the
+difference is *paired*. For a ratio of two measures, the same is done with u_c / R, on the log scale. Intervals use
+Student's t with C - 1 degrees of freedom. For a share p, Wilson's interval is used, with p (1 - p) / V as the number of
+independent cases. The plain t interval would be too narrow for shares near 0 or 1, and damage is usually such a share.
 
 `python -m benchmarks.coverage` measures how often these intervals contain the true value. It also measures this for the
 bootstrap over sets. With 30 sets, bootstrap intervals contain the true value less often than the intervals here.
@@ -63,20 +64,20 @@ class Terms:
 
     @property
     def n(self) -> int:
-        """The number of rows (results, one per prompt) that count in the ratio: those for which `bottom` is above 0."""
+        """The number of rows (results, one per prompt) with a `bottom` above 0. Only these rows count in the ratio."""
         return int((self.bottom > 0).sum())
 
     @property
     def counted(self) -> set[str]:
-        """The names of the sets of constraints of the rows that count in the ratio: those for which `bottom` is above
-        0."""
+        """The names of the sets of constraints of all rows with a `bottom` above 0. Only these rows count in the
+        ratio."""
         return {name for name, weight in zip(self.sets, self.bottom) if weight > 0}
 
     def parts(self, order: Sequence[str]) -> Float[np.ndarray, "C"]:
         """Return how much each set of constraints contributes to the error of the ratio `value`. (Prompts that ask for
-        the same thing have the same set.) `order` has the names of the sets, and the result is in this order. For set c
-        the contribution is u_c = (T_c - value * B_c) / sum(bottom), where T_c and B_c are the sums of `top` and
-        `bottom` over the rows of the set."""
+        the same thing have the same set.) `order` has the names of the sets, and the result is in this order. The
+        contribution of set c is u_c = (T_c - value * B_c) / sum(bottom). T_c and B_c are the sums of `top` and `bottom`
+        over the rows of set c."""
         place = {name: i for i, name in enumerate(order)}
         index = np.array([place.get(name, len(order)) for name in self.sets], dtype=int)
         top, bottom = (np.bincount(index, sums, len(order) + 1)[: len(order)] for sums in (self.top, self.bottom))
@@ -121,9 +122,9 @@ def _central(t: float, df: int) -> float:
 
 
 def proportion(terms: Terms, level: float = LEVEL) -> Measure:
-    """Return a share of rows with its confidence interval. The share is the ratio of the two sums in `terms`, whose
-    numbers must all be 0 or 1. Rows with the same set of constraints (prompts that ask for the same thing) count as one
-    case. With fewer than two different sets there is no interval."""
+    """Return a share of rows with its confidence interval. The share is the ratio of the two sums in `terms`. All
+    numbers in `terms` must be 0 or 1. Rows with the same set of constraints (prompts that ask for the same thing) count
+    as one case. With fewer than two different sets there is no interval."""
     sets = len(terms.counted)
     ends = wilson(terms.value, independent(terms), t_quantile(level, sets - 1)) if sets > 1 else NO_INTERVAL
     return Measure(terms.value, terms.n, *ends, sets=sets)
@@ -131,9 +132,9 @@ def proportion(terms: Terms, level: float = LEVEL) -> Measure:
 
 def independent(terms: Terms) -> float:
     """Return the effective sample size of a share p, such as the share of right images. It is p (1 - p) / V, where V is
-    the variance of p (Kish 1965). Rows whose prompts have the same set of constraints are not independent, so the
-    effective size can be smaller than the number of rows. If p is 0 or 1, or is equal in all sets, V is 0. Then the
-    number of sets is returned."""
+    the variance of p (Kish 1965). Rows with the same set of constraints are not independent. So the effective size can
+    be smaller than the number of rows. If p is 0 or 1, or is equal in all sets, V is 0. Then the number of sets is
+    returned."""
     order = sorted(terms.counted)
     variance = _variance(terms.parts(order))
     return terms.value * (1 - terms.value) / variance if variance > 0 else float(len(order))
@@ -148,12 +149,12 @@ def mean(terms: Terms, level: float = LEVEL) -> Measure:
 
 
 def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Return the difference `a - b` of two measures with its interval. Both are measured on the same prompts, so their
-    errors are compared set by set. (Prompts that ask for the same thing have the same set of constraints.) The field
+    """Return the difference `a - b` of two measures with its interval. Both measures have the same prompts, so their
+    errors are compared for each set of constraints. (Prompts that ask for the same thing have the same set.) The field
     `n` of the result is the number of rows (results, one per prompt) that count in `a`.
 
     If `a` or `b` is a list, it has one entry per seed, and the seeds are pooled. All rows of a set, from all seeds, are
-    one case, so more seeds do not count as more independent evidence. The interval holds for these seeds only. For new
+    one case. So more seeds do not count as more independent evidence. The interval holds for these seeds only. For new
     seeds see `across_seeds`. Raises ValueError if `a` and `b` were not measured on the same sets.
     """
     (one, other), order = _paired(a, b)
@@ -162,9 +163,9 @@ def difference(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: fl
 
 
 def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float = LEVEL) -> Measure:
-    """Return the ratio `a / b` of two measures with its interval. Both are measured on the same prompts, so their
-    errors are compared set by set. (Prompts that ask for the same thing have the same set of constraints.) The interval
-    is symmetric on the log scale. If `a` or `b` is 0, there is no interval.
+    """Return the ratio `a / b` of two measures with its interval. Both measures have the same prompts, so their errors
+    are compared for each set of constraints. (Prompts that ask for the same thing have the same set.) The interval is
+    symmetric on the log scale. If `a` or `b` is 0, there is no interval.
 
     If `a` or `b` is a list, it has one entry per seed, and the seeds are pooled.
     """
@@ -179,13 +180,13 @@ def ratio(a: Terms | Sequence[Terms], b: Terms | Sequence[Terms], level: float =
 
 def across_seeds(a: Sequence[Terms], b: Sequence[Terms], level: float = LEVEL) -> Measure:
     """Return the mean over seeds of the difference `a - b` of two measures, with its confidence interval. `a` and `b`
-    have one entry per seed. The interval takes into account that the seeds are a random choice, and that the sets of
-    constraints are one, too. (Prompts that ask for the same thing have the same set.)
+    have one entry per seed. The interval treats both the seeds and the sets of constraints as random choices. (Prompts
+    that ask for the same thing have the same set.)
 
     Seeds and sets are crossed: every seed is measured on every set. Let S be the number of seeds, C the number of sets,
     d_s the difference of seed s, and u_sc the contribution of set c to the error of d_s. V is the variance of the mean.
-    It has a term for the seeds and a term for the sets. Both terms contain the residual V_0, which must count only
-    once, so V_0 is subtracted (Cameron, Gelbach and Miller 2011, eq. 2.12):
+    It has a term for the seeds and a term for the sets. Both terms contain the residual V_0. It must count only once,
+    so it is subtracted (Cameron, Gelbach and Miller 2011, eq. 2.12):
 
         V = V_seeds + V_sets - V_0, but at least V_seeds and at least V_sets
         V_seeds = sum_s (d_s - mean d)^2 / (S (S - 1))

@@ -33,9 +33,9 @@ MetricsRow = Mapping[str, float | None]
 @dataclass(frozen=True)
 class Learning:
     """What the logged metrics of RL show. `updates` is the number of logged updates. `spread` is the mean share of
-    groups whose samples have different rewards. (A group has several samples of one prompt.) `slope` is the change of
-    the mean reward per update, with its confidence interval. `step` is the largest relative change of a weight tensor
-    since training began. A field is None (or nan) if it was not logged."""
+    groups in which the rewards differ. (A group has several samples of one prompt.) `slope` is the change of the mean
+    reward per update, with its confidence interval. `step` is the largest relative change of a weight tensor since
+    training began. A field is None (or nan) if it was not logged."""
 
     updates: int
     spread: float | None

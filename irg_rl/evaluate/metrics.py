@@ -1,5 +1,5 @@
 """The measures of an evaluation, such as accuracy, repair and damage. They are computed from a table of outcomes. Each
-function returns a measure as `Terms`, a ratio of two sums from which a value and its interval can be computed.
+function returns a measure as `Terms`, a ratio of two sums. Its value and its interval can be computed from these sums.
 `summarize` returns all measures as JSON for the report.
 
 A table has the outcomes of one arm. An arm is one way to continue from the same first images: the model's own
@@ -30,9 +30,10 @@ def balanced_accuracy(outcomes: Outcomes, turn: int) -> Terms:
     Every task has the same weight, however many prompts it has. Images without a verdict are left out. Tasks with fewer
     than two sets of constraints are left out, too, because the error of their accuracy cannot be estimated.
 
-    The tasks are fixed, so differences between tasks must not count as random errors. Therefore the accuracy of the
-    image's task is subtracted from each verdict (1 right, 0 wrong), and the mean accuracy of all tasks is added. The
-    balanced accuracy does not change, and its error contains only differences within tasks (stratification).
+    The tasks are fixed, so differences between tasks must not count as random errors. Therefore each verdict (1 right,
+    0 wrong) is changed in two ways. The accuracy of the image's task is subtracted, and the mean accuracy of all tasks
+    is added. The balanced accuracy does not change, and its error contains only differences within tasks
+    (stratification).
     """
     known, correct = outcomes.known[:, turn], outcomes.correct[:, turn]
     weights, own = np.zeros(len(outcomes)), np.zeros(len(outcomes))
@@ -101,16 +102,15 @@ def reward(outcomes: Outcomes, turn: int, name: str) -> Terms:
 
 
 def preference(outcomes: Outcomes) -> Terms:
-    """Return how much the judge prefers the last image of a trajectory over its first image, on average, as a ratio of
-    two sums (`Terms`). 1 means always the last image, 0 always the first. The judge has compared each pair in both
-    orders. Trajectories with only one image are left out."""
+    """Return the judge's mean preference for the last image of a trajectory over the first image, as a ratio of two
+    sums (`Terms`). 1 means that the judge always prefers the last image, 0 that it always prefers the first. The judge
+    has compared each pair in both orders. Trajectories with only one image are left out."""
     return _terms(outcomes, np.nan_to_num(outcomes.preference), np.isfinite(outcomes.preference))
 
 
 def order_consistency(outcomes: Outcomes) -> Terms:
-    """Return how often the judge's choice does not depend on the order of the images, as a ratio of two sums (`Terms`).
-    It is the share of image pairs for which the judge chose the same image in both orders. It shows how reliable the
-    judge's preference is."""
+    """Return the share of image pairs for which the judge chose the same image in both orders, as a ratio of two sums
+    (`Terms`). If this share is high, the order of the images hardly matters, and the judge's preference is reliable."""
     return _terms(outcomes, np.nan_to_num(outcomes.consistent), np.isfinite(outcomes.consistent))
 
 

@@ -73,7 +73,7 @@ class Outcomes:
 
     @property
     def known(self) -> Bool[np.ndarray, "N T"]:
-        """Boolean array: True for each trajectory and turn whose image has a verdict. An image without a verdict counts
+        """Boolean array: True if the image of this trajectory and turn has a verdict. An image without a verdict counts
         neither as right nor as wrong."""
         return np.isfinite(self.score)
 
@@ -116,10 +116,10 @@ def collect(
 
     `arm` and `seed` are stored with the table; an arm is one way to continue from the same first images, for example
     the model's own refinement. `check_reflection` judges the reflections. `prefer` compares the last image of each
-    trajectory with its first one. If `check_reflection` or `prefer` is None, the values that it would compute are nan.
+    trajectory with its first one. If one of these two functions is None, its values are nan.
 
-    Raises ValueError if a trajectory has more than `turns` images. Also raises ValueError if it has fewer and did not
-    stop.
+    Raises ValueError if a trajectory has more than `turns` images. Also raises ValueError if a trajectory has fewer
+    images, although it did not stop.
     """
     for trajectory in trajectories:
         _check_length(trajectory, turns)

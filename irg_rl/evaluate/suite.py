@@ -1,5 +1,5 @@
 """One evaluation of one checkpoint, as the JSON that the report reads. It has the results of the model's own refinement
-(called `real`), the results of the controls, and the difference between `real` and each control. A control continues
+(called `real`) and of the controls. It also has the difference between `real` and each control. A control continues
 from the same first images, but without the model's own refinement."""
 
 import json
@@ -32,8 +32,8 @@ class Evaluation:
 
     def summary(self) -> dict:
         """Return a dict that can be written as JSON. It has the measures of the model's own refinement (`real`) and of
-        every control, and the difference between `real` and each control, with paired confidence intervals. Lists have
-        one entry per turn."""
+        every control. It also has the difference between `real` and each control, with paired confidence intervals.
+        Lists have one entry per turn."""
         real = self.arms[REAL]
         return {
             "kind": "evaluation",
@@ -48,8 +48,8 @@ class Evaluation:
 
     def save(self, folder: Path) -> Path:
         """Write one table `<name>.<arm>.parquet` for each arm, and then the summary `<name>.json`. (An arm is the
-        model's own refinement, or a control.) The JSON file is written last, so if it exists, all files are complete.
-        Return the path of the JSON file."""
+        model's own refinement, or a control.) The JSON file is written last. So all files are complete if the JSON file
+        exists. Return the path of the JSON file."""
         folder.mkdir(parents=True, exist_ok=True)
         for arm, table in self.arms.items():
             outcomes.save(table, folder / f"{self.name}.{arm}.parquet")

@@ -58,9 +58,9 @@ class CheckpointError(UserError, ValueError):
 
 @dataclass
 class Snapshot:
-    """The content of one checkpoint: everything that a run needs to continue. This is the number of the training step,
-    the tensors in named groups, the state of the data streams (`cursors`), the recipe with its hash (`recipe_digest`),
-    and a hash of the training data (`fingerprint`)."""
+    """The content of one checkpoint: everything that a run needs to continue. It has the number of the training step,
+    the tensors in named groups, and the state of the data streams (`cursors`). It also has the recipe, a hash of the
+    recipe (`recipe_digest`), and a hash of the training data (`fingerprint`)."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]  # group -> name -> tensor; one file per group
@@ -98,10 +98,10 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
 
 
 def load(path: Path) -> Snapshot:
-    """Check every file of a checkpoint against its manifest, then read the checkpoint.
+    """Read a checkpoint and return its content. Before that, check every file of the checkpoint against its manifest.
 
-    Raises CheckpointError if a file is missing or damaged, or if the manifest is not valid. The message says
-    what is wrong.
+    Raises CheckpointError if a file is missing or damaged, or if the manifest is not valid. The message says what is
+    wrong.
     """
     snapshot, files = _checked(path)
     snapshot.tensors = {name.removesuffix(".safetensors"): load_file(path / name) for name in files}
@@ -109,8 +109,8 @@ def load(path: Path) -> Snapshot:
 
 
 def describe(path: Path) -> Snapshot:
-    """Check a checkpoint as `load` does, and read it without its tensors. The main process (driver) of a run uses
-    this."""
+    """Return the content of a checkpoint without its tensors. Before that, check every file of the checkpoint against
+    its manifest. The main process (driver) of a run uses this. Raises the same errors as `load`."""
     return _checked(path)[0]
 
 
@@ -132,8 +132,8 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
 
 
 def before(run: Path, step: int) -> Path | None:
-    """Return the folder of the newest complete checkpoint of a run that was made before step `step`, or None if there
-    is none."""
+    """Return the folder of a run's newest complete checkpoint from before step `step`. Return None if there is no such
+    checkpoint."""
     for path in reversed(_finished(run / FOLDER)):
         with suppress(CheckpointError):
             if describe(path).step < step:
@@ -142,10 +142,9 @@ def before(run: Path, step: int) -> Path | None:
 
 
 def require_same_recipe(snapshot: Snapshot, recipe: Mapping, digest: str, fingerprint: str) -> None:
-    """Raise CheckpointError if the settings or the data of this run differ from those of the checkpoint. `recipe` has
+    """Raise CheckpointError if the settings or the data of this run are not the same as in the checkpoint. `recipe` has
     the settings of this run. `digest` is a hash of these settings, and `fingerprint` is a hash of the data of this run.
-    If settings differ, the message names them.
-    """
+    If settings differ, the message names them."""
     if digest != snapshot.recipe_digest:
         changes = differing(snapshot.recipe, recipe)
         lines = [f"{key}: {old!r} in the checkpoint, {new!r} now" for key, old, new in changes]

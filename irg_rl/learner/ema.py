@@ -40,7 +40,7 @@ class EMA:
 
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
         """Restore a saved average. `weights` is the average, and `updates` is the number of updates that made it.
-        Raises ValueError if the names in `weights` differ from those of the current average."""
+        Raises ValueError if `weights` and the current average have different names."""
         self.updates = updates
         if not self.keep:
             return

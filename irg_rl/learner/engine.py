@@ -6,11 +6,11 @@ gradients over ranks (`coalesce_grad_reduction`). Without this, two backward pas
 gradient of the first one under ZeRO 1 and 2. Under ZeRO 3 the same happens if a forward pass bypasses the engine.
 
 DeepSpeed averages gradients over ranks. But each loss is already divided by a *global* denominator. So the engine
-multiplies each loss by the world size. The update is then the same as that of one big batch.
+multiplies each loss by the world size. Then the update is the same as with one big batch.
 
-All ranks must run the same number of forward passes. A rank with fewer packs than the others therefore also runs the
-idle pack, a small pack whose outputs enter the loss with weight zero. With several ranks every pack must use every
-module (`PackBuilder.build(touch_all=True)`).
+All ranks must run the same number of forward passes. Therefore a rank with fewer packs than the others also runs the
+idle pack. This is a small pack, and its outputs enter the loss with weight zero. With several ranks every pack must use
+every module (`PackBuilder.build(touch_all=True)`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,8 +51,8 @@ class Engine(Generic[P]):
         model: Its forward pass takes one pack. With `activation_checkpointing` the model must have a method
             `recompute_activations()`.
         idle_pack: A small pack that uses every module. The sum of its outputs enters the loss with weight zero.
-        place: The number of this process among the ranks, and its device. If there are several ranks, all of them
-            must have called `process_group.join` before.
+        place: The number of this process among the ranks, and the device of this process. If there are several ranks,
+            all of them must have called `process_group.join` before.
         forward_options: Keyword arguments that are passed to every forward pass.
     """
 
@@ -130,10 +130,9 @@ class Engine(Generic[P]):
         )
 
     def evaluate(self, packs: Sequence[P], read: Callable[[Any, int], Any]) -> list[Any]:
-        """Run a forward pass without gradients for each pack. (A pack is the input of one forward pass.) Return the
-        list of the values `read(output, index)`, where `output` is the model's output for the pack number `index`.
-        Ranks may have different numbers of packs.
-        """
+        """Run a forward pass without gradients for each pack. (A pack is the input of one forward pass.) Then call
+        `read(output, index)` with the model's output and the number of the pack. Return the list of what `read`
+        returned. Ranks may have different numbers of packs."""
         forwards = max(gather_objects(len(packs)))
         results = []
         with self.watch("replay"), torch.no_grad():
@@ -155,7 +154,8 @@ class Engine(Generic[P]):
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, float]:
         """Return the norm of the gradient of each loss term alone, separately for each part of the model
-        (`parts.ModelPart`). The keys are "term/part", for example {"image/und": 0.1}.
+        (`parts.ModelPart`). The keys are "term/part", for example {"image/und": 0.1}. The arguments are the same as in
+        `step`.
 
         The call changes nothing and costs about as much as a step. It is a collective call: all ranks must make it.
         Raises ValueError under ZeRO 3, because there no rank has a whole gradient.
@@ -170,9 +170,9 @@ class Engine(Generic[P]):
     def term_gradients(
         self, packs: Sequence[P], loss_fn: LossFn, denominators: Mapping[str, float]
     ) -> dict[str, dict[str, Tensor]]:
-        """Return the gradient of each loss term alone, summed over ranks: {term: {parameter name: gradient}}. As for
-        `term_norms`, all ranks must make this call, and it raises ValueError under ZeRO 3.
-        """
+        """Return the gradient of each loss term alone, summed over ranks: {term: {parameter name: gradient}}. The
+        arguments are the same as in `step`, but no optimizer step is made. All ranks must make this call. Raises
+        ValueError under ZeRO 3, because there no rank has a whole gradient."""
         if self.settings.zero_stage == 3:
             raise ValueError("norms per loss term need whole weights on each rank; set zero_stage to at most 2")
         totals = sum_over_ranks(denominators)

@@ -1,12 +1,12 @@
-"""LoRA with the peft library: trained adapters on the weight matrices of the experts (each layer has one set of weights
-for understanding, `und`, and one for image generation, `gen`). All other weights are frozen.
+"""LoRA with the peft library. Adapters on the weight matrices of the two experts are trained, and all other weights are
+frozen. (An expert is a set of weights in each layer: `und` for understanding, `gen` for image generation.)
 
     W x  becomes  W x + alpha / rank * B (A x),   A [rank, in] random, B [out, rank] zero at the start
 
 (Hu et al. 2021, arXiv 2106.09685). The learner and the samplers both keep W and the adapters as separate tensors. This
-has two advantages. The learner sends only the adapters to the samplers. And both compute the same numbers in bf16: if B
-A were merged into W, it would be rounded to the bf16 spacing of W. The model folders that a stage writes contain merged
-weights. This merge is done in fp32.
+has two advantages. The learner sends only the adapters to the samplers. And learner and samplers compute the same
+numbers in bf16: if B A were merged into W, it would be rounded to the bf16 spacing of W. The model folders that a stage
+writes contain merged weights. This merge is done in fp32.
 
 The adapters have peft's names in a state dict: `<layer>.lora_A.default.weight` and `<layer>.lora_B.default.weight`. The
 frozen matrix is `<layer>.base_layer.weight`.
@@ -70,9 +70,9 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 def load_trainable(
     path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int, attention: str = "auto"
 ) -> Folder:
-    """Load a model folder for training, in the precision of the forward pass. If `lora` is given, add adapters to the
-    model. The training engine later makes its fp32 master weights from the loaded weights.
-    """
+    """Load a model folder for training, in the precision of the forward pass ("fp32" or "bf16"). If `lora` is given,
+    add adapters to the model; their first values depend on `seed`. `attention` selects the attention kernels. The
+    training engine later makes its fp32 master weights from the loaded weights."""
     folder = load_folder(path, device, torch.bfloat16 if precision == "bf16" else torch.float32, attention)
     if lora is not None:
         add_adapters(folder.model, lora, seed)
@@ -80,9 +80,8 @@ def load_trainable(
 
 
 def served(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return those of the given weights that are sent to the samplers. If the model has adapters, these are the
-    adapters only; otherwise they are all weights.
-    """
+    """Return the weights that are sent to the samplers. If the model has adapters, only the adapters are sent.
+    Otherwise all given weights are sent."""
     adapters = {name: tensor for name, tensor in weights.items() if is_adapter(name)}
     return adapters or dict(weights)
 

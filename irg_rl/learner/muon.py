@@ -14,8 +14,8 @@ MOMENTUM = 0.95
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """An optimizer that uses torch.optim.Muon for the parameter groups whose entry `muon` is True, and
-    torch.optim.AdamW for the other groups.
+    """An optimizer that joins two optimizers. torch.optim.Muon trains the parameter groups with the entry `muon` =
+    True. torch.optim.AdamW trains the other groups.
 
     This object contains these two optimizers and has the same parameter groups and state as they have. So the caller
     sets learning rates and reads optimizer moments on this object. For a parameter that Muon trains, the state has the

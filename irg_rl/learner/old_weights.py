@@ -1,4 +1,4 @@
-"""The old policy: a second set of weights, with which the samplers draw samples.
+"""The old policy: a second set of weights. The samplers draw samples with these weights.
 
 These weights are a moving average of the trained weights over the updates. They cannot be computed from the current
 trained weights alone, so a checkpoint must contain them.
@@ -17,8 +17,8 @@ from irg_rl.sections import Decay, Section, Weight
 
 
 class OldPolicySchedule(Section):
-    """Says how fast the old policy follows the trained weights. The old policy is a second set of weights, with which
-    samples are drawn. After each update: old = decay * old + (1 - decay) * trained.
+    """Says how fast the old policy follows the trained weights. The old policy is a second set of weights, which the
+    samplers use. After each update: old = decay * old + (1 - decay) * trained.
 
     The decay after update n (counted from 0) is 0 while n < flat. From n = flat on it is min(slope * (n - flat), most),
     so `most` is the largest decay. The two schedules of DiffusionNFT are (flat, slope, most) = (0, .001, .5) and (75,

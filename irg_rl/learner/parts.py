@@ -76,8 +76,8 @@ class OptimizerSettings:
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Return an optimizer for the trainable parameters: AdamW, or MuonAdamW if `muon_rate` is set. Parts of the model
-    whose learning rate is 0 or missing are frozen.
+    """Return an optimizer for the trainable parameters. It is MuonAdamW if `muon_rate` is set, and AdamW otherwise. If
+    the learning rate of a part of the model is 0 or missing, this part is frozen.
 
     Each part of the model has two groups of parameters: one with and one without weight decay. If `muon_rate` is set,
     the matrices of the layers are in separate groups, and Muon trains them. Norms, biases and other vectors have no

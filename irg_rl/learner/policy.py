@@ -51,10 +51,9 @@ class PackScores(Generic[ImageScore]):
 
 
 def sampling_law(sampling: SamplingRecipe, noise: NoiseRecipe | None, dtype: str) -> SamplingLaw:
-    """Return the sampling law: those settings that the log-probabilities of samples depend on (the temperature, the
-    noise and the number type). The sampler and the learner both call this with their own settings, so the two results
-    can be compared. If `noise` is None, the law covers only texts.
-    """
+    """Return the sampling law: the settings that change the log-probabilities of samples (the temperature, the noise
+    and the number type). The sampler and the learner both call this function, each with its own settings. Then the two
+    results can be compared. If `noise` is None, the law covers only texts."""
     if noise is None:
         return SamplingLaw(sampling.temperature, None, None, None, dtype)
     second = float(flow.bagel_grid(sampling.points, sampling.shift)[1])
@@ -66,7 +65,7 @@ def evaluate(
 ) -> PackScores[StepScore]:
     """Return the scores (log-probabilities and related values) of all sampled texts and images in one pack (the input
     of one forward pass), in fp32. `output` is the model's output for this pack. If it has gradients, the scores have
-    gradients, too. `law` has the settings with which the texts and images were sampled."""
+    gradients, too. `law` has the settings of the sampling."""
     return PackScores(evaluate_texts(output, replay, law), _images(output, replay, trajectories, law))
 
 

@@ -31,8 +31,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Rank:
-    """The number of this process among the processes (ranks) of the learner, how many ranks there are, and the device
-    of this process."""
+    """Describes one process (rank) of the learner: its number, the number of all ranks, and its device."""
 
     rank: int = 0
     world_size: int = 1

@@ -26,9 +26,9 @@ class PublishError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Publication:
-    """Weights to send to the samplers: fp32 arrays by their names in the state dict of the model, with a version number
-    and a digest, which is the sha256 of all names and arrays. `step` says how far the trained weights have moved since
-    training began (see `WeightSteps.largest`)."""
+    """Weights to send to the samplers. `arrays` has them as fp32 arrays, by their names in the state dict of the model.
+    `version` is their number, and `digest` is the sha256 of all names and arrays. `step` says how far the trained
+    weights have moved since training began (see `WeightSteps.largest`)."""
 
     version: int
     digest: str
@@ -54,7 +54,7 @@ def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def require_acknowledged(version: int, digest: str, answers: Iterable[tuple[int | None, str]]) -> None:
-    """Check that every sampler has the published weights. `version` and `digest` (hash) are those of the published
+    """Check that every sampler has the published weights. `version` and `digest` (hash) belong to the published
     weights. `answers` has one pair for each sampler: the version and the digest of the weights that this sampler now
     has. Raises PublishError if a pair is not (`version`, `digest`)."""
     for place, (held, found) in enumerate(answers):

@@ -1,8 +1,8 @@
 """Check that the learner computes the same log-probabilities as the sampler before the first update (invariant 1 of
 docs/architecture.md).
 
-The limits in fp32 are |difference| <= 1e-4 for each text token and |difference| <= clip_range / 5 for each denoising
-step of an image. If a limit is exceeded, the run stops and the message names the worst difference.
+In fp32, |difference| may be at most 1e-4 for each text token, and at most clip_range / 5 for each denoising step of an
+image. If a limit is exceeded, the run stops and the message names the worst difference.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,9 @@ class RatioError(UserError, RuntimeError):
 
 @dataclass
 class LogprobDifference:
-    """Statistics of the absolute differences between the log-probabilities of the learner and those of the sampler.
-    There is one such object for all texts of one turn, and one for each turn and denoising step of the images.
-    `modality` says whether it is for texts or images. For texts, `step` is None, and the statistics are over all
-    tokens."""
+    """Statistics of the absolute differences between the learner's and the sampler's log-probabilities. There is one
+    such object for all texts of one turn, and one for each turn and denoising step of the images. `modality` says
+    whether it is for texts or images. For texts, `step` is None, and the statistics are over all tokens."""
 
     modality: str
     turn: int
@@ -83,10 +82,10 @@ def require_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
 
 
 def require_texts_law(trajectories: Sequence[Trajectory], law: SamplingLaw) -> None:
-    """Check two facts about all trajectories. They have a sampling law, as all trajectories that were sampled for
-    training have. And their texts were sampled at the temperature of `law`, the sampling law of the learner. Raises
-    RatioError if one of these is not true. The rest of the sampling law, which is the noise of images and the number
-    type, is not compared."""
+    """Check two facts about all trajectories. First, they have a sampling law. (Trajectories that were sampled for
+    training always have one.) Second, their texts were sampled at the temperature of `law`, the sampling law of the
+    learner. Raises RatioError if one of these facts is not true. The rest of the sampling law, which is the noise of
+    images and the number type, is not compared."""
     for trajectory in trajectories:
         if trajectory.law is None:
             raise RatioError(f"{_name(trajectory)} carries no law of its sampling: it was not drawn for training")
@@ -105,10 +104,10 @@ def check(
     clip_image: float,
     strict: bool = True,
 ) -> list[LogprobDifference]:
-    """Compare the log-probabilities that the learner computes with those that the sampler stored in the trajectories,
-    over all ranks. `replays` has this rank's packs (inputs of one forward pass), which contain texts and images of the
-    trajectories. `law` has the settings of the sampling. The limit for a difference is 1e-4 for a text token and
-    `clip_image` / 5 for a denoising step.
+    """Compare the learner's log-probabilities with the sampler's log-probabilities, which are stored in the
+    trajectories. All ranks are included. `replays` has this rank's packs (inputs of one forward pass), which contain
+    texts and images of the trajectories. `law` has the settings of the sampling. The limit for a difference is 1e-4 for
+    a text token and `clip_image` / 5 for a denoising step.
 
     Return one entry of statistics for each modality (text or image), turn and denoising step, sorted in this order. If
     `strict`, RatioError is raised if a difference exceeds its limit. The error describes the difference that is largest

@@ -11,18 +11,20 @@ k" has its patches for the vision tower. A NOISE block has the noisy latents of 
 attends to exactly the context that the sampler had when it drew the image. No other block attends to it.
 
 A finished image enters the context only if a later turn exists. The setting `history` says where it enters. With
-`last`, the image follows the think text directly. With `full`, it follows the text from which it was drawn (the think
-text or a reflection). Pixels, clean latents and noisy latents are constants: no gradient flows through them.
+`last`, the image follows the think text directly. With `full`, the image follows its own text: the think text or the
+reflection that it was drawn from. Pixels, clean latents and noisy latents are constants: no gradient flows through
+them.
 
 A row of a pack is one token sequence. It holds a single trajectory, or several trajectories that begin with the same
-segments (texts and images) and continue differently. A segment is shared if several trajectories hold the same Python
-object. The blocks of a shared segment are in the row only once, and all its continuations follow this one copy. A
-shared segment is trained only as a part of the first trajectory that has it. Different continuations of one segment
+segments (texts and images) and continue differently. A segment is shared if several trajectories hold it as the same
+Python object. The blocks of a shared segment are in the row only once, and all its continuations follow this one copy.
+A shared segment is trained only as a part of the first trajectory that has it. Different continuations of one segment
 cannot attend to each other.
 
 A row has at most `max_pack_tokens` tokens. Trajectories that do not fit go into another row, which repeats the shared
 context. If a single trajectory is too long, its NOISE blocks are spread over several rows that repeat its context.
-Every text and every denoising step is trained in exactly one row, so the gradients add up to those of one long row.
+Every text and every denoising step is trained in exactly one row. So the sum of the gradients is the same as with one
+long row.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,16 +41,16 @@ from irg_rl.trajectory import ImageSegment, TextSegment, Trajectory, forks, tree
 @dataclass(frozen=True)
 class TextRef:
     """Says where a sampled text is, in the trajectories and in a pack (the input of one forward pass). `trajectory` is
-    the index of the trajectory. `segment` is the index of the text among the texts and images of the trajectory.
-    `block` is the number of the block of tokens in the pack that has the text."""
+    the index of the trajectory. `segment` is the index of the text among the texts and images of the trajectory. The
+    tokens of the text are one block in the pack, and `block` is the number of this block."""
 
     trajectory: int
     segment: int
     block: int
 
     def of(self, trajectories: Sequence[Trajectory]) -> TextSegment:
-        """Return the text segment that this reference points to. `trajectories` must be the list of trajectories for
-        which the reference was made, because the field `trajectory` is an index in that list."""
+        """Return the text segment that this reference points to. `trajectories` must be the list that the reference was
+        made for, because the field `trajectory` is an index in this list."""
         return trajectories[self.trajectory].text(self.segment)
 
 
@@ -56,8 +58,8 @@ class TextRef:
 class StepsRef:
     """Says where the trained denoising steps of one image are, in the trajectories and in a pack (the input of one
     forward pass). `trajectory` is the index of the trajectory. `segment` is the index of the image among the texts and
-    images of the trajectory. `steps` has the indices of the steps. Each step has a noise block in the pack, which holds
-    the noisy image, and `blocks` has the numbers of these noise blocks."""
+    images of the trajectory. `steps` has the indices of the steps. Each step has a noise block (the tokens of the noisy
+    image) in the pack. `blocks` has the numbers of these noise blocks."""
 
     trajectory: int
     segment: int
@@ -65,8 +67,8 @@ class StepsRef:
     blocks: tuple[int, ...]
 
     def of(self, trajectories: Sequence[Trajectory]) -> ImageSegment:
-        """Return the image segment that this reference points to. `trajectories` must be the list of trajectories for
-        which the reference was made, because the field `trajectory` is an index in that list."""
+        """Return the image segment that this reference points to. `trajectories` must be the list that the reference
+        was made for, because the field `trajectory` is an index in this list."""
         return trajectories[self.trajectory].image(self.segment)
 
 
@@ -112,8 +114,8 @@ class Replay:
 
     Args:
         encode: Converts the prompt text and the system text to token ids.
-        vit_resize: How the sampler resizes an image for the vision tower. If it is None, both sides become multiples of
-            the ViT patch size. They stay as close to the old sides as the position table of the ViT allows.
+        vit_resize: How the sampler resizes an image for the vision tower. If this is None, both sides of the image
+            become multiples of the ViT patch size, as close to the old sides as the position table of the ViT allows.
     """
 
     def __init__(
@@ -135,9 +137,9 @@ class Replay:
         self._resize = vit_resize or Resize(patch * config.vit.max_patches_per_side, min_side=patch, stride=patch)
 
     def packs(self, trajectories: Sequence[Trajectory], rank: int = 0, world_size: int = 1) -> list[ReplayPack]:
-        """Return those packs (inputs of one forward pass) of the given trajectories that this rank must compute. The
-        packs depend only on the trajectories, so all ranks together build the packs that a single rank would build. No
-        pack has more than `max_pack_tokens` tokens, padding included.
+        """Return the packs (inputs of one forward pass) that this rank must compute for the given trajectories. Packs
+        depend only on the trajectories. So all ranks together build the same packs as a single rank would. No pack has
+        more than `max_pack_tokens` tokens, padding included.
 
         Raises InputError if the context of a trajectory alone is longer than `max_pack_tokens`. The message names the
         setting to change and the size that is needed.

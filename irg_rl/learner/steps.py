@@ -17,9 +17,9 @@ class WeightSteps:
         self.first = {name: _sampled(tensor) for name, tensor in weights}
 
     def largest(self, weights: Mapping[str, Tensor]) -> float:
-        """Return the largest |w - w0| / |w0| over all tensors, where w0 are the remembered elements, w are the same
-        elements now, and |.| is the Euclidean norm. A tensor that was 0 at first is left out, as new LoRA adapters are.
-        """
+        """Return the largest |w - w0| / |w0| over all tensors. w0 are the remembered elements of a tensor, w are the
+        same elements now, and |.| is the Euclidean norm. A tensor that was 0 at first, such as the matrix B of a new
+        LoRA adapter, is left out."""
         found = [0.0]
         for name, first in self.first.items():
             size = float(first.norm())

@@ -26,6 +26,6 @@ class Stopwatch:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.perf_counter() - began
 
     def lap(self) -> dict[str, float]:
-        """Return name -> seconds that were spent in the `with` blocks of this name since the last call of `lap`."""
+        """Return a dict: name -> seconds in the `with` blocks of this name since the last call of `lap`."""
         taken, self._seconds = self._seconds, {}
         return taken

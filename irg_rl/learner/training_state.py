@@ -59,9 +59,9 @@ def restore(
     """Restore a training state. `groups` and `words` are the two values that `capture` returned. The state is restored
     bit for bit if the world size is the same as before. Return a list of messages about what could not be restored.
 
-    With another world size, the weights and optimizer moments are still exact. But a new rank, for which the checkpoint
-    has no state of the random number generators, keeps its own state. Raises CheckpointError if the frozen parameters
-    differ from those of the checkpoint.
+    With another world size, the weights and optimizer moments are still exact. But the checkpoint has no state of the
+    random number generators for a new rank. So a new rank keeps its own state. Raises CheckpointError if the checkpoint
+    was written with other frozen parameters.
     """
     state = engine.state()
     if words.get("frozen") != state.frozen_digest():

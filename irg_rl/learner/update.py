@@ -60,7 +60,7 @@ class Loss:
 @dataclass(frozen=True)
 class StepResult:
     """The result of one optimizer step: whether it was applied, the loss terms, the metrics, the gradient norms and the
-    learning rates. It is the same on all ranks."""
+    learning rates. All ranks get the same result."""
 
     step: int  # number of updates applied so far
     applied: bool  # False if the update was skipped because a loss or gradient was not finite

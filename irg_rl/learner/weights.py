@@ -1,7 +1,7 @@
 """Read and write the full fp32 weights and optimizer moments of an engine, by parameter name, for every ZeRO stage.
 
-The tensors that are read do not depend on the world size or the ZeRO stage, so a run may be resumed with other values
-of both. Every call is collective: all ranks must make it, in the same order.
+The tensors that are read do not depend on the world size or the ZeRO stage. So a run may be resumed with another world
+size and another ZeRO stage. Every call is collective: all ranks must make it, in the same order.
 """
 
 import hashlib
@@ -191,9 +191,8 @@ def partition_of(parameter: nn.Parameter) -> Tensor:
 
 def own_partition(parameter: nn.Parameter, value: Tensor) -> Tensor:
     """Return the part of the full tensor `value` that this rank stores under ZeRO 3, as a flat tensor padded with
-    zeros. This function exists because DeepSpeed's own setter for full tensors fails if the size of the tensor is not a
-    multiple of the world size.
-    """
+    zeros. DeepSpeed's own setter for full tensors is not used: it fails if the tensor size is not a multiple of the
+    world size."""
     size = partition_of(parameter).numel()
     start = size * torch.distributed.get_rank(vars(parameter)["ds_process_group"])
     part = torch.zeros(size, dtype=value.dtype, device=value.device)

@@ -38,8 +38,8 @@ def guarded_log_ratio(
     (2 std^2)) * std. M is the mean over the elements of the latent. `mean_old` is the mean of the denoising step under
     the old policy. The sampler has stored it.
 
-    If the log-probabilities are averaged over the elements of the latent, the result is M[noise * (mean - mean_old)],
-    where noise is the standard-normal noise of the sampled step. Then the result is centred at 0 and has the same scale
+    If the log-probabilities are averaged over the elements of the latent, the result is M[noise * (mean - mean_old)].
+    Here noise is the standard-normal noise of the sampled step. Then the result is centred at 0 and has the same scale
     for every denoising step, so one clip range works for all steps.
     """
     drift = over_latent((mean - mean_old.detach()) ** 2, std.ndim)
@@ -52,8 +52,8 @@ def policy_loss(
     clip_range: float | tuple[float, float],
 ) -> Float[Tensor, "*B"]:
     """Return the clipped loss of every denoising step (Flow-GRPO, DanceGRPO): -min(r A, clip(r, 1 - low, 1 + high) A),
-    where r is the importance ratio and A the advantage. `clip_range` is (low, high), or one number that is used for
-    both."""
+    where r is the importance ratio and A the advantage. `clip_range` is the pair (low, high). One number stands for
+    both low and high."""
     low, high = _bounds(clip_range)
     return clipped_surrogate(log_ratio.exp(), advantages, low, high)
 
@@ -66,9 +66,8 @@ def mean_kl(
     """Return the KL divergence between two Gaussian steps with the same std, averaged over the elements of the latent:
     M[(mean - mean_ref)^2] / (2 std^2). M is the mean over the elements of the latent.
 
-    Other papers scale it differently. Here std^2 contains |dt|: it is the squared noise coefficient of the sampler,
-    times |dt|. Flow-GRPO divides by the squared noise coefficient alone, which gives |dt| times the value here. R3
-    leaves out the factor 1/2.
+    Other papers scale it differently. Here std^2 is the squared noise coefficient of the sampler, times |dt|. Flow-GRPO
+    divides by the squared noise coefficient alone, which gives |dt| times the value here. R3 leaves out the factor 1/2.
     """
     return over_latent((mean - mean_ref.detach()) ** 2, std.ndim) / (2 * std**2)
 
@@ -78,9 +77,10 @@ def velocity_mse(
     v_ref: Float[Tensor, "*B N D"],
     batch_dims: int = 1,
 ) -> Float[Tensor, "*B"]:
-    """Return M[(v - v_ref)^2], where M is the mean over the elements of the latent. This penalizes the distance between
-    the velocity of the policy and that of the reference model. It is equally strong at every denoising step (UniGRPO,
-    DiffusionNFT). The first `batch_dims` dimensions are batch dimensions, over which no mean is taken."""
+    """Return M[(v - v_ref)^2], where M is the mean over the elements of the latent. This is a penalty on the distance
+    between the policy's velocity `v` and the reference model's velocity `v_ref`. It is equally strong at every
+    denoising step (UniGRPO, DiffusionNFT). The first `batch_dims` dimensions are batch dimensions, over which no mean
+    is taken."""
     return over_latent((v - v_ref.detach()) ** 2, batch_dims)
 
 

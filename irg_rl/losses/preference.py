@@ -44,8 +44,8 @@ def token_margin(
     average: bool = False,
 ) -> Float[Tensor, "P"]:
     """Return the margin of each pair of texts: log(policy / reference) of the chosen text minus log(policy / reference)
-    of the rejected text. Each of these two values is a sum over the tokens of the text for which the mask is True. If
-    `average` is true, each is a mean over these tokens instead. The loss ipo needs this.
+    of the rejected text. Each of these two values is a sum over the tokens with mask True. If `average` is true, each
+    is a mean over these tokens instead. The loss ipo needs this.
 
     The masks should be False at tokens that both texts share. Such tokens would cancel only if they were computed in
     the same context.
@@ -61,11 +61,10 @@ def noised_pair(
     t: Float[Tensor, "P"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Add the same noise at the same flow time t to both images of each pair. Return four tensors: the noisy chosen
-    image, the noisy rejected image, the target velocity of the chosen image, and that of the rejected image. A target
-    velocity is noise - image.
+    image, the noisy rejected image, the target velocity of the chosen image, and the target velocity of the rejected
+    image. A target velocity is noise - image.
 
-    If the two images had different noise, the errors of the model on them would differ more by chance than by
-    preference.
+    With different noise, the model's errors on the two images would differ more by chance than by preference.
     """
     if not chosen.shape == rejected.shape == noise.shape:
         shapes = [tuple(value.shape) for value in (chosen, rejected, noise)]
@@ -83,9 +82,8 @@ def flow_margin(
 ) -> Float[Tensor, "P"]:
     """Return the margin of Diffusion-DPO (arXiv 2311.12908) for each pair of images, with the velocity as the
     regression target: -1/2 [(E - E_ref) of the chosen image - (E - E_ref) of the rejected image]. Here E = M[(v -
-    target)^2] is the error of the policy, E_ref the error of the reference, and M the mean over the elements of the
-    latent.
-    """
+    target)^2] is the error of the policy, and M is the mean over the elements of the latent. E_ref is the same error of
+    the reference model."""
     chosen = _error(v_chosen, target_chosen) - _error(v_chosen_ref, target_chosen).detach()
     rejected = _error(v_rejected, target_rejected) - _error(v_rejected_ref, target_rejected).detach()
     return -0.5 * (chosen - rejected)
@@ -111,7 +109,8 @@ def preference_loss(
 
 
 def nft_optimality(advantages: Float[Tensor, "B"], bound: float) -> Float[Tensor, "B"]:
-    """Convert each advantage A to the probability r that the sample is good: r = clamp(A / (2 bound) + 1/2, 0, 1)."""
+    """Convert each advantage A to the probability r that the sample is good: r = clamp(A / (2 bound) + 1/2, 0, 1).
+    `bound` is the advantage from which on r is 1; from -bound down, r is 0."""
     return (advantages / (2 * bound) + 0.5).clamp(0, 1)
 
 
@@ -128,9 +127,9 @@ def nft_loss(
 ) -> Float[Tensor, "B"]:
     """Return the loss of DiffusionNFT (arXiv 2509.16117) for each sample. It is a regression towards good samples and
     away from bad samples. The model input `x_t` is `data` with fresh noise at time t. `data` was sampled with the old
-    policy, whose velocity is v_old.
+    policy, and v_old is the velocity of this policy.
 
-    Two velocities, v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v, each predict a clean sample. L+
+    The two velocities v+ = beta v + (1 - beta) v_old and v- = (1 + beta) v_old - beta v each predict a clean sample. L+
     and L- are the mean squared errors of these two predictions, each divided by the mean absolute error of the same
     prediction. No gradient flows through the divisor. The loss is bound * (r L+ + (1 - r) L-) / beta, where r is
     `optimality`.
@@ -148,10 +147,10 @@ def awm_log_prob(
     weight: MatchingWeight | str = MatchingWeight.UNIFORM,
     power: float = 0.25,
 ) -> Float[Tensor, "B"]:
-    """Return the log-probability that AWM (arXiv 2509.25050) uses for each sample, as input for `flow.policy_loss`. It
-    is the negative weighted flow-matching error.
+    """Return the log-probability that AWM (arXiv 2509.25050) uses for each sample: the negative weighted flow-matching
+    error. It is an input for `flow.policy_loss`.
 
-    With E = M[(v - target)^2], where M is the mean over the elements of the latent, the result depends on `weight`:
+    Let E = M[(v - target)^2], where M is the mean over the elements of the latent. The result depends on `weight`:
 
         uniform, t, t2: -E w(t), with w = 1, t or t^2
         huber: -(sqrt(E + 1e-10) - 1e-5) t

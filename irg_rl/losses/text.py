@@ -78,9 +78,9 @@ def policy_loss(
     If `loss_type` is cispo, the loss is -min(r, epsilon_high) A logp, where the weight min(r, epsilon_high) has no
     gradient. Here epsilon_high is the limit of r itself (for example 5), and not a distance from 1.
 
-    If `beta` is not 0, beta * k3 is added. This penalizes the distance to the reference model, whose log-probabilities
-    are `logp_ref`. With `kl_correction` this penalty is multiplied by r, which makes its gradient unbiased off-policy.
-    `mismatch` (from `mismatch_weight`) multiplies only the policy loss, not the penalty.
+    If `beta` is not 0, beta * k3 is added. This is a penalty on the distance to the reference model, and `logp_ref` has
+    the log-probabilities of that model. With `kl_correction` this penalty is multiplied by r, so its gradient is
+    unbiased off-policy. `mismatch` (from `mismatch_weight`) multiplies only the policy loss, not the penalty.
     """
     loss_type, mask = TextLoss(loss_type), mask.bool()
     if advantages.ndim == 1:
@@ -102,8 +102,9 @@ def policy_loss(
 
 def denominator(mask: Bool[Tensor, "B T"], loss_type: TextLoss | str, max_length: int | None = None) -> Tensor:
     """Return what this batch adds to the denominator of `aggregate`. For grpo this is the number of rows (texts). For
-    dr_grpo it is rows * max_length. For other losses it is the number of tokens. Rows without tokens do not count. The
-    caller must sum this over all micro-batches and ranks of one optimizer step."""
+    dr_grpo it is rows * max_length, where `max_length` is the longest allowed text in tokens. For other losses it is
+    the number of tokens. Rows without tokens do not count. The caller must sum this over all micro-batches and ranks of
+    one optimizer step."""
     loss_type, mask = TextLoss(loss_type), mask.bool()
     rows = mask.any(-1).sum()
     if loss_type is TextLoss.GRPO:
@@ -146,8 +147,8 @@ def mismatch_weight(
     (`logp_old`) and of the sampler (`logp_sampled`).
 
     The weight of a token is exp(logp_old - logp_sampled). With level "sequence", all tokens of a row (one text) have
-    the same weight instead: the product of these weights over the row. This is the true density ratio of the text.
-    (The importance ratio of the policy is the geometric mean over the row, not the product.)
+    the same weight instead: the product of these weights over the row. This is the true density ratio of the text. (In
+    contrast, the importance ratio of the policy is the geometric mean over the row.)
 
     Then the weights are clipped to [lowest, highest]. If `lowest` is None, there is no lower limit. With `drop`, a
     weight outside this range becomes 0 instead of being clipped.

@@ -2,9 +2,9 @@
 the image tokens together.
 
 The model stores the tokens of a pack in two lists. The first has the text tokens and image patches, the second has the
-image latents. Here both lists are copied into rows padded to one length. Attention is computed on these rows, under a
-mask that says which tokens see each other. Then the result is copied back. Both copies are gathers, also in the
-backward pass, because on a CPU a gather is much cheaper than a scatter-add.
+image latents. This module first copies both lists into rows, and pads the rows to one length. Attention is computed on
+these rows, under a mask that says which tokens see each other. Then the result is copied back. Both copies are gathers,
+also in the backward pass: on a CPU a gather is much cheaper than a scatter-add.
 
 Letters: N tokens, B rows, L tokens of the longest row, h query heads, k key/value heads, d numbers per head.
 """
@@ -35,8 +35,9 @@ class Backend(StrEnum):
     | flex  | FlexAttention with a block mask    | SDPA                                                |
     | flash | FlexAttention with a block mask    | flash-attn's kernel for rows of different lengths   |
 
-    With cached contexts, two cases always use SDPA: a step that adds a single token to each context, and an image that
-    is added to the context (its latents and its patches are two blocks in one row).
+    With cached contexts, SDPA is always used in two cases. In the first case, a step adds a single token to each
+    context. In the second case, an image is added to the context, as two blocks in one row: its latents and its
+    patches.
     """
 
     AUTO = "auto"
@@ -45,24 +46,24 @@ class Backend(StrEnum):
     FLASH = "flash"
 
     def in_packs(self, device: torch.device, head: int) -> "Backend":
-        """Return the kernel that computes attention in training, where a pack has several sequences in one forward
-        pass: SDPA or FLEX. `head` is the number of dimensions of one head: FlexAttention's GPU kernels need at least
-        16."""
+        """Return the kernel that computes attention in training: SDPA or FLEX. (In training, a pack has several
+        sequences in one forward pass.) `head` is the number of dimensions of one head. FlexAttention's GPU kernels need
+        at least 16."""
         if self is Backend.AUTO:
             return Backend.FLEX if device.type == "cuda" and head >= FLEX_HEAD else Backend.SDPA
         return Backend.SDPA if self is Backend.SDPA else Backend.FLEX
 
     def in_caches(self, device: torch.device, dtype: torch.dtype) -> "Backend":
-        """Return the kernel that computes attention in sampling, where new tokens see keys and values in a cache: SDPA
-        or FLASH."""
+        """Return the kernel that computes attention in sampling: SDPA or FLASH. (In sampling, new tokens see keys and
+        values in a cache.)"""
         if self is Backend.AUTO:
             able = device.type == "cuda" and dtype == torch.bfloat16 and flash_kernel() is not None
             return Backend.FLASH if able else Backend.SDPA
         return Backend.FLASH if self is Backend.FLASH else Backend.SDPA
 
     def require(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Raise InputError if the chosen kernel cannot run on this device, does not support this number type, or needs
-        a package that is not installed."""
+        """Raise InputError in three cases: the chosen kernel cannot run on this device, it does not support this number
+        type, or it needs a package that is not installed."""
         if self in (Backend.FLEX, Backend.FLASH) and device.type != "cuda":
             raise InputError(f"attention {self} needs a GPU, and the model is on {device}: choose auto or sdpa")
         if self is Backend.FLASH and dtype != torch.bfloat16:
@@ -196,8 +197,8 @@ def grouped_attention(
 
 
 def additive(visible: Bool[Tensor, "B Q K"]) -> Float[Tensor, "B 1 Q K"]:
-    """Return an additive mask: 0 where a query may see a key, -inf elsewhere. It is computed once, because with a
-    boolean mask SDPA would do this conversion again in every layer."""
+    """Return an additive mask: 0 where a query may see a key, -inf elsewhere. It is computed once for all layers. With
+    a boolean mask, SDPA would do this conversion again in every layer."""
     mask = visible[:, None]
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
 
@@ -211,8 +212,7 @@ def block_mask(visibility: Visibility):
     """Return the mask that FlexAttention needs for a batch of rows (token sequences). For each block of 128 x 128
     (query, key) pairs, the mask says whether all, some or none of the pairs are visible.
 
-    This is a separate function, like `flex_attention`, so that footprint.py can replace both functions when it counts
-    memory.
+    `block_mask` and `flex_attention` are separate functions, because footprint.py replaces them when it counts memory.
     """
     block, ancestors, causal = visibility.block, visibility.ancestors, visibility.causal
 
@@ -228,7 +228,8 @@ def block_mask(visibility: Visibility):
 def flex_attention(
     q: Float[Tensor, "B h L d"], k: Float[Tensor, "B k L d"], v: Float[Tensor, "B k L d"], mask
 ) -> Float[Tensor, "B h L d"]:
-    """Compute the same as `grouped_attention`, but with FlexAttention and its block mask."""
+    """Return softmax(q k / sqrt(d)) v, computed with FlexAttention. `mask` is the result of `block_mask`; it says which
+    keys a query sees. There are h query heads and k key/value heads, as in `grouped_attention`."""
     return _flex()[0](q, k, v, block_mask=mask, enable_gqa=True)
 
 

@@ -2,8 +2,8 @@
 with the weight names of FLUX's released file `ae.safetensors`.
 
 FLUX's and diffusers' implementations compute the same function. They differ only in the names of the weights and in the
-attention, where FLUX's 1x1 convolutions are linear layers in diffusers. Images are encoded one by one, or in
-batches of images of equal size, because padding would change their latents.
+attention. The attention has 1x1 convolutions in FLUX and linear layers in diffusers. Images are encoded one by one, or
+in batches of images of equal size, because padding would change their latents.
 """
 
 from collections.abc import Mapping

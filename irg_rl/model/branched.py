@@ -1,13 +1,13 @@
-"""Attention for packs (several token sequences, called rows, in one forward pass) in which a row has several branches,
-for example several samples that continue one prefix. Attention is computed separately for each branch.
+"""Attention for packs with branches. A pack has several token sequences, called rows, for one forward pass. A row has
+branches if, for example, several samples continue one prefix. Attention is computed separately for each branch.
 
 Suppose a row has a shared prefix of P tokens and K branches of S tokens each. Attention over the whole row would
 compute (P + K S)^2 (query, key) pairs, and most of them are masked. Here the queries of a branch are compared only with
 the keys of the prefix and of the same branch: P^2 + K S (P + S) pairs. For this, the keys and values of the prefix are
 copied to each branch. Matrix products and norms still process every token once.
 
-Letters: N tokens, R views (a view is one branch with the tokens that it sees) in a batch, Q queries, K keys, h query
-heads, k key/value heads, d numbers per head.
+Letters: N tokens, R views in a batch, Q queries, K keys, h query heads, k key/value heads, d numbers per head. A view
+is one branch with the tokens that it sees.
 """
 
 from collections.abc import Sequence
@@ -60,9 +60,9 @@ class _Collect(torch.autograd.Function):
 
 
 class BranchedAttention:
-    """Attention for a pack whose rows (token sequences) have several branches, for example several samples that
-    continue one prefix. The transformer calls it as its `attend` function. `PackedAttention` computes the same result,
-    but more slowly."""
+    """Attention for a pack with branches. A row (token sequence) of the pack has branches if, for example, several
+    samples continue one prefix. The transformer calls it as its `attend` function. `PackedAttention` computes the same
+    result, but more slowly."""
 
     def __init__(self, pack: Pack, context_grad: ContextGrad | str = ContextGrad.FULL) -> None:
         device = pack.slot.device

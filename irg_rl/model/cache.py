@@ -26,8 +26,8 @@ class Mark:
     positions: Int[Tensor, "B"]
 
     def of(self, rows: Int[Tensor, "R"]) -> "Mark":
-        """Return this mark for a second cache. Row i of the second cache must be a copy of row `rows[i]` of the cache
-        for which this mark was made."""
+        """Return this mark for a second cache. Row i of the second cache must be a copy of row `rows[i]` of the first
+        cache, where this mark was made."""
         return Mark(self.lengths[rows], self.positions[rows])
 
 
@@ -85,8 +85,8 @@ class CachedAttention:
     context of its row, and other new tokens of the same row.
 
     `lengths` holds the number of cached tokens of each row, and `new` the number of its new tokens. `own` [R, T, T]
-    says which new tokens of a row see each other. If `write` is True, the new keys and values are written to the cache,
-    and the caller must then update the lengths in the cache. Otherwise the cache does not change.
+    says which new tokens of a row see each other. If `write` is True, the new keys and values are written to the cache.
+    Then the caller must update the lengths in the cache. If `write` is False, the cache does not change.
     """
 
     def __init__(

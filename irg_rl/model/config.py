@@ -1,9 +1,8 @@
 """Sizes of a unified model, and the JSON files of a released model folder that hold these sizes.
 
 A released folder has three JSON files. `llm_config.json` is a plain Qwen2 configuration and `vit_config.json` a SigLIP
-configuration. `config.json` holds the other sizes: those of the latent patch, the position tables and the autoencoder,
-and the timestep shift. If this file or a setting in it is missing, the constants from BAGEL's own loading code are
-used.
+configuration. `config.json` holds the sizes of the latent patch, the position tables and the autoencoder. It also holds
+the timestep shift. If this file or a setting in it is missing, the constants from BAGEL's own loading code are used.
 
 Three facts are not in the files. Queries and keys are normed. The input and output embeddings are not tied. The vision
 tower has one layer fewer than its JSON says, because BAGEL reads the features before SigLIP's last layer. When weights
@@ -98,7 +97,7 @@ class VAEConfig(_Sizes):
 
     @property
     def downsample(self) -> int:
-        """The side, in pixels, of the square of the image that belongs to one position of the latent."""
+        """The side, in pixels, of the image square that one latent position stands for."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
@@ -121,7 +120,7 @@ class ModelConfig(_Sizes):
 
     @property
     def pixels_per_token(self) -> int:
-        """The side, in pixels, of the square of the image that belongs to one latent token."""
+        """The side, in pixels, of the image square that one latent token stands for."""
         return self.vae.downsample * self.latent_patch_size
 
     @classmethod

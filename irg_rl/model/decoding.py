@@ -2,13 +2,12 @@
 
 A step of a large model starts about a thousand small kernels. Starting them one by one from Python takes several times
 longer than running them. A CUDA graph starts them all at once, but it needs constant sizes. Therefore every step
-computes all rows (one row is one text), also rows whose text has ended. (What such a row writes lies beyond the end of
-its context and is never read.) For the same reason attention reads the same number of cache columns for every row, and
-a mask hides the columns that do not belong to the row.
+computes all rows (one row is one text), also after the end of a text. (After its end, a row writes only beyond its
+context, and this is never read.) For the same reason attention reads the same number of cache columns for every row. A
+mask hides the columns that do not belong to the row.
 
-Letters: B all rows of the cache; R the rows of the cache that a decoder works on (R <= B); A those of the R rows that
-get a token in one step (A <= R); S cache columns that are read, h query heads, k key/value heads, d numbers per head, V
-vocabulary.
+Letters: B all rows of the cache; R the rows of the cache that a decoder works on (R <= B); A the rows that get a token
+in one step (A <= R); S cache columns that are read, h query heads, k key/value heads, d numbers per head, V vocabulary.
 """
 
 import functools

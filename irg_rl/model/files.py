@@ -20,9 +20,9 @@ INDICES = ("ema.safetensors.index.json", "model.safetensors.index.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the paths of the weight files in a model folder: the one file with all weights, or, if there is none, all
-    shards that the index names. Raises InputError if neither a weight file nor an index exists, or if the index is not
-    valid."""
+    """Return the paths of the weight files in a model folder. If one file has all weights, this is the only path.
+    Otherwise these are the paths of all shards that the index names. Raises InputError if neither a weight file nor an
+    index exists, or if the index is not valid."""
     for name in WHOLE:
         if (folder / name).is_file():
             return [folder / name]
@@ -43,8 +43,8 @@ def _is_plain(name: object) -> bool:
 
 
 def read_tensors(path: Path, device: torch.device | str, dtype: torch.dtype, fp32: str = "") -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file and return them by name, converted to `dtype`. If the text `fp32` is not
-    empty, tensors whose names end with this text are converted to fp32 instead.
+    """Read all tensors of a safetensors file and return them by name, converted to `dtype`. If `fp32` is not empty, it
+    is an ending of tensor names. Tensors with this ending are converted to fp32 instead.
 
     Each tensor is copied into memory that torch allocated, which is aligned to 64 bytes. Without the copy, tensors
     would have the alignment of the file. Matrix products of differently aligned operands differ in the last bits, so

@@ -1,5 +1,5 @@
 """Attention to a cached context with flash-attn. The new tokens of a row (one context in the cache) are compared only
-with the keys of the same row, so nothing is padded, masked or repeated.
+with the keys of the same row. So nothing is padded, masked or repeated.
 
 Letters: R rows, N new tokens, M keys of all rows, h query heads, k key/value heads, d numbers per head.
 """
@@ -16,13 +16,14 @@ from irg_rl.model.pack import Pack
 
 
 class FlashAttention:
-    """Computes the same attention to cached contexts as `CachedAttention`. Every row gets one new block of tokens. If
-    `causal` is True, the block is a text. Otherwise it is an image, whose tokens all see each other.
+    """Attention of new tokens to cached contexts, computed with flash-attn. The result is the same as with
+    `CachedAttention`. Every row gets one new block of tokens. If `causal` is True, the block is a text. Otherwise it is
+    an image, and all its tokens see each other.
 
     `kernel(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=)` is flash-attn's
-    `flash_attn_varlen_func`. It takes q [N, h, d] and k, v [M, k, d], in which the tokens of row 0 come first, then
-    those of row 1, and so on. With `causal=True`, the last query of a row sees all keys of the row, and each earlier
-    query sees one key less.
+    `flash_attn_varlen_func`. It takes q [N, h, d] and k, v [M, k, d]. In each of them, the tokens of row 0 come first,
+    then the tokens of row 1, and so on. With `causal=True`, the last query of a row sees all keys of the row, and each
+    earlier query sees one key less.
     """
 
     def __init__(

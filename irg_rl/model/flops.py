@@ -34,9 +34,9 @@ class Workload:
     def of(cls, pack: Pack) -> "Workload":
         """Return the workload of one forward pass over the pack (several token sequences, called rows).
 
-        If no row of the pack has branches (several continuations of one prefix), rows of similar length are padded to
-        one length, and all (query, key) pairs of the padded rows are counted. Otherwise every branch counts as a row of
-        its own: its queries are its own tokens, and its keys include the prefix.
+        A row may have branches, that is several continuations of one prefix. If no row has branches, rows of similar
+        length are padded to one length, and all (query, key) pairs of the padded rows are counted. Otherwise every
+        branch counts as a row of its own: its queries are its own tokens, and its keys include the prefix.
         """
         if pack.views:
             batches = [(len(b), max(len(v.own) for v in b), max(v.keys for v in b)) for b in alike(pack.views)]

@@ -103,9 +103,9 @@ def check_folder(path: Path) -> Folder:
     """Check a model folder. Return its tokenizer, and its model and autoencoder on PyTorch's meta device, that is
     without values. Only the headers of the weight files are read.
 
-    Raises InputError if a file is missing or broken, if a weight is missing, unknown or of another shape than the JSON
-    files say, or if the tokenizer has more ids than the embedding of the model. The message names the file, or all such
-    weights.
+    Raises InputError in three cases. A file is missing or broken. A weight is missing, unknown, or not of the shape
+    that the JSON files say. The tokenizer has more ids than the embedding of the model. The message names the file, or
+    all such weights.
     """
     path = Path(path)
     shapes: dict[str, torch.Size] = {}
@@ -127,9 +127,9 @@ def check_folder(path: Path) -> Folder:
 
 
 def require_sizes(folder: ModelConfig, asked: ModelConfig, path: Path) -> None:
-    """Raise InputError if the model sizes in a recipe (`asked`) differ from those of the model folder that training
-    starts from (`folder`). The error names each size that differs. The setting `timestep_shift` is not compared,
-    because it is not a size."""
+    """Compare the model sizes in a recipe (`asked`) with the sizes of the model folder that training starts from
+    (`folder`). Raise InputError if sizes differ. The error names each size that differs. The setting `timestep_shift`
+    is not compared, because it is not a size."""
     theirs, ours = folder.to_dict(), asked.to_dict()
     different = [
         f"model.{name} is {mine}, {found} in the folder"

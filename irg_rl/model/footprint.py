@@ -37,8 +37,9 @@ def training_footprint(
     model: UnifiedModel, pack: Pack, device: str, dtype: torch.dtype, context_grad: str = "full"
 ) -> Footprint:
     """Return the memory that the forward pass `model(pack)` takes in training, when gradients will be computed. The
-    model may be on PyTorch's meta device (without values). `context_grad` says whether the loss of a noisy image also
-    gives gradients to its context (see `attention.ContextGrad`).
+    model may be on PyTorch's meta device (without values). `device` and `dtype` are the device and the number type of
+    the training. `context_grad` says whether the loss of a noisy image also gives gradients to its context (see
+    `attention.ContextGrad`).
 
     Some tensors are needed only for the gradients of some weights. If these weights are frozen, such tensors are not
     stored and not counted. With activation checkpointing, the forward pass stores only the input of each layer. The
@@ -64,7 +65,7 @@ def training_footprint(
 def drawing_footprint(vae: Autoencoder, images: int, size: tuple[int, int], device: str) -> int:
     """Return the peak memory, in bytes, that the autoencoder needs in fp32 for a batch of images, without its weights.
     `images` is the number of images, and `size` is their (height, width) in pixels. The memory of encoding and the
-    memory of decoding are counted separately, and the larger one is returned."""
+    memory of decoding are counted separately, and the larger number is returned."""
     height, width = size
     side = vae.config.downsample
     shapes = {

@@ -1,9 +1,9 @@
-"""Incremental inference for a batch. The contexts (the tokens seen so far) are kept in a key/value cache and extended
-by one block (a text or an image) at a time. The rules for token order and positions are those of training.
+"""Incremental inference for a batch. The contexts (the tokens seen so far) are kept in a key/value cache. Each context
+grows by one block (a text or an image) at a time. Token order and positions follow the same rules as in training.
 
-Every call builds a small pack (a set of token sequences for one forward pass) whose positions continue those of the
-contexts. Its tokens also see the cached contexts. In all methods, `rows` holds the indices of the contexts that take
-part. If `rows` is None, all contexts take part, in order.
+Every call builds a small pack (a set of token sequences for one forward pass). The positions in the pack continue the
+positions of the contexts, and its tokens also see the cached contexts. In all methods, `rows` holds the indices of the
+contexts that take part. If `rows` is None, all contexts take part, in order.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,16 +45,16 @@ class Incremental:
         return KVCache(self.config.llm, batch, capacity, weight.device, weight.dtype)
 
     def pack_builder(self) -> PackBuilder:
-        """Return an empty builder of packs (inputs of one forward pass) that uses the boundary tokens of this model and
-        the sizes of its position tables."""
+        """Return an empty builder of packs (inputs of one forward pass). It uses the boundary tokens of this model and
+        the sizes of the model's position tables."""
         return PackBuilder(self.special, self.config.max_latent_size, self.config.vit.max_patches_per_side)
 
     @torch.no_grad()
     def prefill_text(self, cache: KVCache, ids: Sequence[list[int] | Tensor], rows: Tensor | None = None) -> None:
         """Append one text to each of several contexts (token sequences in the cache). `ids` has one text for each of
         these contexts, as token ids. The begin token bos is put before each text, and the end token eos after it. The
-        texts may have different lengths. `rows` has the indices of the contexts. If it is None, these are all
-        contexts."""
+        texts may have different lengths. `rows` has the indices of the contexts. If `rows` is None, all contexts get a
+        text."""
         builder = self.pack_builder()
         for text, start in self._starts(cache, rows, ids):
             builder.add_text(text, gap=start)
@@ -71,10 +71,10 @@ class Incremental:
         patch_grid: Grid,
         rows: Tensor | None = None,
     ) -> None:
-        """Append one image to each of several contexts (token sequences in the cache). `clean` and `patches` have one
-        entry for each of these contexts: the clean latent tokens of its image, and the patches of the image for the
-        vision tower. The latent tokens come first. Both grids are (rows, columns). `rows` has the indices of the
-        contexts. If it is None, these are all contexts."""
+        """Append one image to each of several contexts (token sequences in the cache). `clean` has the clean latent
+        tokens of each image, and `patches` has the patches of each image for the vision tower. In the context, the
+        latent tokens come first. `clean_grid` and `patch_grid` are the (rows, columns) of the latent tokens and of the
+        patches. `rows` has the indices of the contexts. If `rows` is None, all contexts get an image."""
         builder = self.pack_builder()
         for (latents, seen), start in self._starts(cache, rows, list(zip(clean, patches, strict=True))):
             image = builder.add_clean(latents, clean_grid, gap=start)
@@ -88,7 +88,7 @@ class Incremental:
     ) -> Float[Tensor, "R V"]:
         """Append one text token to each of several contexts (token sequences in the cache). Return the logits of the
         next token of each context. `token_ids` has one token for each of these contexts. The first token of a text must
-        be the begin token bos. `rows` has the indices of the contexts. If it is None, these are all contexts."""
+        be the begin token bos. `rows` has the indices of the contexts. If `rows` is None, all contexts get a token."""
         which = slice(None) if rows is None else rows.cpu()
         device = cache.keys[0].device
         lengths, count = cache.lengths[which], token_ids.shape[0]
@@ -124,23 +124,29 @@ class Incremental:
         at: Mark | None = None,
     ) -> Float[Tensor, "R G D"]:
         """Return the velocity of the noisy images `x_t` at the times `t`, each image after its own cached context. The
-        contexts do not change. This function is for a single denoising step. For several denoising steps, use
-        `drawing`, which is faster. `at` means the same as in `drawing`."""
+        contexts do not change. `grid` is the (rows, columns) of the latent tokens of each image. `rows` has the indices
+        of the contexts; None means all. `at` is a mark (a recorded moment of the cache). If it is given, the contexts
+        are read as they were at this moment.
+
+        This function is for a single denoising step. For several denoising steps, use `drawing`, which is faster.
+        """
         return self.drawing(cache, len(x_t), grid, rows, at)(x_t, t)
 
     def drawing(
         self, cache: KVCache, images: int, grid: Grid, rows: Tensor | None = None, at: Mark | None = None
     ) -> Callable[[Float[Tensor, "R G D"], Float[Tensor, "R"]], Float[Tensor, "R G D"]]:
         """Return a function for the denoising steps of one batch of images. The function takes the noisy images x_t and
-        their times t, and returns their velocities. `images` is the number of images, one for each context in `rows`.
+        their times t, and returns their velocities. The batch has one image for each of several contexts (token
+        sequences in the cache). `images` is their number. `rows` has the indices of the contexts. If `rows` is None,
+        all contexts get an image.
 
-        Token order and positions are computed once for all denoising steps. Attention masks are computed in every call,
-        so that the masks for guidance (without text, without image) do not all exist at the same time. The contexts
+        Token order and positions are computed once for all denoising steps. Attention masks are computed again in every
+        call. So the masks for guidance (without text, without image) need not all exist at the same time. The contexts
         must not change while the function is in use.
 
         at: a mark (a recorded moment of the cache). The contexts are read as they were at this moment. Guidance needs
-        the velocity without the last text. With a mark from before that text, it is computed from the same cache. If
-        `at` is None, the contexts are read as they are when `drawing` is called.
+        the velocity without the last text. With a mark from before that text, this velocity is computed from the same
+        cache. If `at` is None, the contexts are read as they are when `drawing` is called.
         """
         past = cache.mark() if at is None else at
         which = slice(None) if rows is None else rows.cpu()

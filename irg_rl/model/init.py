@@ -19,21 +19,21 @@ def initialize(model: UnifiedModel, seed: int, grid: tuple[int, int], vit_grid: 
 
     Weights are normal with standard deviation 1/sqrt(fan in), so every layer keeps the scale of its input. Matrices
     that write to the residual stream are divided by sqrt(2 * layers), as in GPT-2. Norm weights stay 1, and the
-    position tables keep their values. The velocity head starts at 0, as in BAGEL. Biases start at 0, except those of
-    two layers (see the last paragraph).
+    position tables keep their values. The velocity head starts at 0, as in BAGEL. Biases start at 0, except in two
+    layers (see the last paragraph).
 
-    In each layer, the query and key matrices of both experts start with the same values (mimetic initialization,
-    Trockman and Kolter 2023). So at the start of training, tokens attend to similar tokens: a latent attends to the
-    latent and the patch at its own position in the image. Without this, a base model took twice as many steps to use
-    the picture that it should edit.
+    In each layer, the query matrix and the key matrix start with the same values (mimetic initialization, Trockman and
+    Kolter 2023). Both experts start with the same two matrices. So at the start of training, tokens attend to similar
+    tokens: a latent attends to the latent and the patch at its own position in the image. Without this, a base model
+    took twice as many steps to use the picture that it should edit.
 
     `grid` and `vit_grid` are the grids (rows, columns) of latent tokens and ViT patches of the images in training.
 
     For a small grid, the sin-cos position table is nearly constant: the vectors of neighbours differ by a fiftieth of
     their energy. Image content of unit variance would hide this difference. Two steps prevent this. First, the weights
     for image content start small. Second, the biases of the two layers that embed latents and patches start at minus
-    the mean of the table. This leaves only the *varying* part of the table. The model then learns sooner to attend
-    between the same positions of two images than it would without these steps.
+    the mean of the table. This leaves only the *varying* part of the table. With these steps, the model learns sooner
+    to attend between the same positions of two images.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = math.sqrt(2 * model.config.llm.num_hidden_layers)

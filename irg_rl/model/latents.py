@@ -29,11 +29,11 @@ def unpatchify(tokens: Float[Tensor, "*b N D"], grid: tuple[int, int], patch: in
 
 
 def sincos_table(side: int, size: int) -> Float[Tensor, "side*side size"]:
-    """Return the sin-cos table of a square grid of positions. Row r * side + c of the table belongs to grid row r and
-    column c.
+    """Return the sin-cos position table of a square grid with `side` rows and columns. The table has one vector of
+    `size` numbers for each position. Row r * side + c of the table belongs to grid row r and column c.
 
-    The first half of each table row is [sin, cos] of c, the second half [sin, cos] of r, with the frequencies 10000^(-k
-    / (size/4)). Computed in fp64, returned in fp32.
+    The first half of each table row is [sin, cos] of c, and the second half is [sin, cos] of r. The frequencies are
+    10000^(-k / (size/4)). The table is computed in fp64 and returned in fp32.
     """
     quarter = size // 4
     omega = torch.arange(quarter, dtype=torch.float64, device="cpu").div(quarter).neg().mul(math.log(_MAX_PERIOD)).exp()

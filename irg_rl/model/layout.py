@@ -1,5 +1,5 @@
-"""The rules that say in which order tokens stand, which boundary tokens they get, their rope positions, which tokens
-they see, and which expert processes them. No other module computes these.
+"""The layout rules for tokens. For every token they give its place in the order, its rope position, the tokens that it
+sees, and its expert. They also place the boundary tokens. No other module contains such rules.
 
 A row is one token sequence. It consists of blocks (texts and images), which form a tree: a block continues its parent.
 A block without a parent starts a new sample.
@@ -13,7 +13,7 @@ A block without a parent starts a new sample.
 
 A block starts at its parent's next position plus `gap`; a block without a parent starts at `gap`. Its tokens see every
 token of every ancestor. NOISE blocks have no children, so no other block sees them. If the tree is a chain, the result
-is BAGEL's packing. A real tree also allows shared prefixes, several noise blocks per image, and contexts that
+is BAGEL's packing. A tree with branches also allows shared prefixes, several noise blocks per image, and contexts that
 leave out earlier texts and images.
 
 The latent tokens of CLEAN and NOISE blocks use the gen expert (weights for image generation). Text, patches and *all*
@@ -80,12 +80,12 @@ class Layout:
         return len(self.blocks) - 1
 
     def new_branch(self) -> None:
-        """Declare that the next block (text or image) starts a new branch of the row, for example another sample that
-        continues the same prompt. A block may see the other blocks of its branch, and its ancestors, which may be
-        outside the branch. It must not see any other block.
+        """Declare that the next block (text or image) starts a new branch of the row. For example, every sample that
+        continues the same prompt can be a branch. A block may see the other blocks of its branch. It may also see its
+        ancestors, inside or outside the branch. It must not see any other block.
 
-        This call does not change which tokens see each other, because that depends only on parents. It only marks a
-        place where the attention code may split the row.
+        This call does not change the visibility of tokens, because the visibility depends only on parents. The call
+        only marks a place where the attention code may split the row.
         """
         if self.branches[-1] < len(self.blocks):
             self.branches.append(len(self.blocks))
@@ -118,8 +118,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class View:
-    """One branch of a row (token sequence), for example one of several samples that continue the same prompt: its own
-    tokens, and the tokens outside the branch that it sees. Both are given as indices of tokens in the row."""
+    """One branch of a row (token sequence), for example one of several samples that continue the same prompt. The view
+    holds the branch's own tokens, and the visible tokens outside the branch. Each token is given by its index in the
+    row."""
 
     row: int
     own: range
@@ -150,12 +151,19 @@ def views(rows: list[Layout]) -> list[View]:
 class Tokens:
     """The properties of all tokens of several rows (token sequences), as arrays.
 
-    These arrays have one entry per token, row after row: `block` (the index of its block, which is a text or an image),
-    `within` (its index in the block), `offset` (its index in the row), `position` (its rope position), and `is_text`,
-    `is_vit` and `is_latent` (whether it is a text or boundary token, an image patch or a latent).
+    These arrays have one entry per token, row after row:
 
-    These arrays have one entry per block: `row` (the index of its row), `kind`, `length` (its number of tokens without
-    boundary tokens), `sizes` (its number of tokens with them) and `first` (the index of its first token).
+    - `block`: the index of the token's block (a text or an image)
+    - `within`, `offset`: the index of the token in its block and in its row
+    - `position`: the rope position of the token
+    - `is_text`, `is_vit`, `is_latent`: whether the token is a text or boundary token, an image patch, or a latent
+
+    These arrays have one entry per block:
+
+    - `row`: the index of the block's row
+    - `kind`: the kind of the block
+    - `length`, `sizes`: the number of tokens without and with the boundary tokens
+    - `first`: the index of the first token of the block
     """
 
     def __init__(self, rows: list[Layout]) -> None:
@@ -209,9 +217,9 @@ class Visibility:
         return cls(*map(torch.from_numpy, (block, ancestors, kinds == Kind.TEXT, kinds == Kind.NOISE)))
 
     def take(self, rows: Int[Tensor, "R"], length: int) -> "Visibility":
-        """Return a new Visibility of the rows (token sequences) with the indices `rows`. In it, each of these rows is
-        cut to its first `length` tokens. This may remove only padding: `length` must be at least the number of tokens
-        of each of these rows."""
+        """Return a new Visibility of the rows (token sequences) with the indices `rows`. Each of these rows is cut to
+        its first `length` tokens. Only padding may be cut off. So `length` must be at least the number of real tokens
+        of each row."""
         return Visibility(self.block[rows, :length], self.ancestors[rows], self.causal[rows], self.noise[rows])
 
     def dense(self) -> Bool[Tensor, "B L L"]:
@@ -228,9 +236,9 @@ class Visibility:
     def between(
         self, row: Int[Tensor, "R"], query: Int[Tensor, "R Q"], key: Int[Tensor, "R K"]
     ) -> Bool[Tensor, "R Q K"]:
-        """Return a boolean table that says which of the given query tokens see which of the given key tokens. `row` has
-        R row indices. Entry i of `query` and of `key` has indices of tokens in row `row[i]`. An index of -1 is padding.
-        No real query sees a padded key. Padded queries see all keys, because a softmax over nothing is undefined."""
+        """Return a boolean table. Entry [i, q, k] says whether token `query[i, q]` sees token `key[i, k]`. Both are
+        indices of tokens in the row with the index `row[i]`. An index of -1 is padding. No real query sees a padded
+        key. Padded queries see all keys, because a softmax over nothing is undefined."""
         block, ancestors = self.block[row], self.ancestors[row]
         own, other = block.gather(1, query.clamp(min=0)), block.gather(1, key.clamp(min=0))
         seen = ancestors.gather(1, own[:, :, None].expand(*own.shape, ancestors.shape[2]))

@@ -4,12 +4,15 @@ are texts and images.
 The tokens of a pack are in *stream order*: first the text and boundary tokens of all rows, then all ViT patches, then
 all latent tokens. Inside each of these three parts, the order is row by row. The model has two sets of weights. The und
 expert (understanding) processes text and patches, and the gen expert (generation) processes latents. In stream order,
-the tokens of each expert stand together, so each expert gets them by slicing. Attention works on rows padded to one
-length; `slot` holds the position of each token in these padded rows.
+the tokens of each expert stand together, so a slice selects them. Attention works on rows padded to one length; `slot`
+holds the position of each token in these padded rows.
 
-Letters: B rows, L tokens of the longest row, N tokens, T text and boundary tokens, P patches, G latent tokens, M text
-tokens whose logits are computed, V latent tokens whose velocity is computed, I latent images (clean or noisy), D
-numbers of a latent token.
+Letters in tensor shapes:
+
+- B: rows, L: tokens of the longest row, N: all tokens
+- T: text and boundary tokens, P: patches, G: latent tokens
+- M: text tokens with logits, V: latent tokens with a velocity
+- I: latent images (clean or noisy), D: numbers in a latent token
 """
 
 from dataclasses import dataclass, field, replace
@@ -79,10 +82,10 @@ _ON_DEVICE = {
 class PackBuilder:
     """Collects blocks (texts and images) row by row and builds a pack from them. A row is one token sequence.
 
-    Every `add_*` method adds one block and returns the number of this block. Its argument `parent` is the number of an
-    earlier block of the same row, which the new block continues. The new block sees its parent, the parent of the
-    parent, and so on. If `parent` is None, the new block starts a new sample and sees no earlier block. `gap` is added
-    to the rope positions (positions in the rotary position embedding) of the new block.
+    Every `add_*` method adds one block and returns the number of this block. The new block continues the block with the
+    number `parent`, an earlier block of the same row. The new block sees its parent, the parent of the parent, and so
+    on. If `parent` is None, the new block starts a new sample and sees no earlier block. `gap` is added to the rope
+    positions (positions in the rotary position embedding) of the new block.
 
     `special` has the ids of the boundary tokens, which mark the begin and end of every block. `latent_side` and
     `patch_side` are the sides of the position tables for latent tokens and for patches (`max_latent_size` and
@@ -103,7 +106,7 @@ class PackBuilder:
         self._times: list[float] = []
 
     def next_positions(self) -> list[int]:
-        """Return one rope position for each row: the position at which a new block would start if it continued the last
+        """Return one rope position for each row. A new block would start at this position if it continued the last
         block of the row without a gap."""
         return [row.blocks[-1].next_position for row in self._rows if row.blocks]
 
@@ -114,8 +117,8 @@ class PackBuilder:
 
     def new_branch(self) -> None:
         """Start a new branch of the current row; the next block (text or image) is its first block. For example, every
-        sample that continues the same prompt can be a branch. A block may see the other blocks of its branch and its
-        ancestors, which may be outside the branch. It must not see any other block."""
+        sample that continues the same prompt can be a branch. A block may see the other blocks of its branch. It may
+        also see its ancestors, inside or outside the branch. It must not see any other block."""
         self._rows[-1].new_branch()
 
     def add_text(
@@ -123,16 +126,16 @@ class PackBuilder:
         gap: int = 0,
     ) -> int:  # fmt: skip
         """Add a text block: the begin token bos, the ids, and the end token eos. Return the number of the block. If
-        `loss` is True, the model computes the logits that predict the ids. If `loss` and `eos_target` are both True, it
-        also computes the logits that predict the closing eos. `parent` is the number of the block that the text
+        `loss` is True, the model computes the logits that predict the ids. If `eos_target` is also True, the model
+        computes the logits that predict the closing eos, too. `parent` is the number of the block that the text
         continues, or None at the start of a sample. `gap` is added to the rope positions of the text."""
         self._ids.append(np.asarray(ids, dtype=np.int64))
         count = len(self._ids[-1])
         return self._add(Kind.TEXT, count, None, parent, gap, (count + eos_target) * loss)
 
     def add_clean(self, latents: Float[Tensor, "G D"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add a block with the clean latents of an image (flow time 0), which is context for later blocks. Return the
-        number of the block. `grid` is the (number of rows, number of columns) of the latent tokens. `parent` is the
+        """Add a block with the clean latents of an image (flow time 0). The block is context for later blocks. Return
+        the number of the block. `grid` is the (number of rows, number of columns) of the latent tokens. `parent` is the
         number of the block that the image continues, or None at the start of a sample. `gap` is added to the rope
         positions of the image."""
         return self._add_latents(Kind.CLEAN, latents, 0.0, grid, parent, gap)
@@ -147,8 +150,8 @@ class PackBuilder:
         return self._add_latents(Kind.NOISE, x_t, t, grid, parent, gap)
 
     def add_vit(self, patches: Float[Tensor, "P patch"], grid: Grid, parent: int | None = None, gap: int = 0) -> int:
-        """Add a block with the patches of an image, which is context for later blocks. The vision tower processes the
-        patches. Return the number of the block. `grid` is the (number of rows, number of columns) of the patches.
+        """Add a block with the patches of an image. The block is context for later blocks. The vision tower processes
+        the patches. Return the number of the block. `grid` is the (number of rows, number of columns) of the patches.
         `parent` is the number of the block that the image continues, or None at the start of a sample. `gap` is added
         to the rope positions of the image."""
         self._check(patches, grid)

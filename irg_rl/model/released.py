@@ -69,7 +69,7 @@ class _JsonFile:
 
 def released_sizes(folder: Path) -> dict[str, Any]:
     """Read the sizes of a released model folder. Return the fields of a ModelConfig as nested dicts. Raises InputError
-    that names the file and the setting if something is missing or not supported."""
+    if a setting is missing or not supported. The message names the file and the setting."""
     llm, vit = (_read(folder / name) for name in ("llm_config.json", "vit_config.json"))
     path = folder / "config.json"
     top = _read(path) if path.exists() else _JsonFile(path, {})

@@ -61,8 +61,8 @@ class TextTokenizer:
 
 
 def load_tokenizer(folder: Path) -> TextTokenizer:
-    """Load the tokenizer of a model folder. Raises InputError if it is missing, cannot be read or has no boundary
-    tokens."""
+    """Load the tokenizer of a model folder. Raises InputError if the tokenizer is missing, cannot be read or has no
+    boundary tokens."""
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise InputError(f"{folder} holds no tokenizer: tokenizer.json, or vocab.json with merges.txt, is needed")
     try:

@@ -1,10 +1,10 @@
-"""The language model: Qwen2 layers in which almost every weight exists twice, once for each of two experts (a mixture
-of transformers). The und expert processes text and ViT patches, the gen expert processes image latents.
+"""The language model. It consists of Qwen2 layers. Almost every weight exists twice, once for each of two experts (a
+mixture of transformers). The und expert processes text and ViT patches, and the gen expert processes image latents.
 
 The hidden states are two tensors, (und, gen), here called streams. So each expert is applied only to its own tokens,
-and no padding is needed. Only attention joins the streams: `attend(layer, q, k, v)` gets all tokens, und tokens first,
-and decides which tokens see each other (attention.py). Training on packs and decoding with a cache run the same layers;
-they differ only in `attend`.
+and no padding is needed. Only attention joins the streams. The function `attend(layer, q, k, v)` gets all tokens, und
+tokens first, and decides which tokens see each other (attention.py). Training on packs and decoding with a cache use
+the same layers, but different functions `attend`.
 
 Letters: N tokens, U und tokens, G gen tokens, h query heads, k key/value heads, d numbers per head, H hidden size.
 """
@@ -87,9 +87,9 @@ class Attention(nn.Module):
     def qkv(self, und: Tensor, gen: Tensor | None, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries [N, h, d], the keys [N, k, d] and the values [N, k, d] of all N tokens. Here h is the
         number of query heads, k the number of key/value heads, and d the size of a head. `und` has the hidden states of
-        the tokens of the und expert (text and image patches). `gen` has those of the gen expert (image latents), or is
-        None if there are none. In the results the und tokens come first. Queries and keys are normed and then rotated
-        by the rotary position embedding."""
+        the tokens of the und expert (text and image patches). `gen` has the hidden states of the tokens of the gen
+        expert (image latents). It is None if the gen expert has no tokens. In the results the und tokens come first.
+        Queries and keys are normed and then rotated by the rotary position embedding."""
         q = self.q_norm(self.q_proj(und).unflatten(-1, self._heads))
         k = self.k_norm(self.k_proj(und).unflatten(-1, self._shared_heads))
         v = self.v_proj(und).unflatten(-1, self._shared_heads)
@@ -122,11 +122,11 @@ class Layer(nn.Module):
     def forward(
         self, und: Tensor, gen: Tensor | None, rope: Rope, attend: Attend, keep: Keep | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Run the layer on the hidden states `und` (tokens of the und expert: text and image patches) and `gen` (tokens
-        of the gen expert: image latents; None if there are none). Return the hidden states after the layer as (und,
-        gen). `rope` has the cosines and sines of the rotary angles. `attend` is the function that computes the
-        attention. If `keep` = (und indices, gen indices) is given, return only these tokens. This saves work in the
-        last layer, where the other tokens are not needed."""
+        """Run the layer on the hidden states `und` and `gen`. Return the hidden states after the layer as (und, gen).
+        The und expert has the tokens of text and image patches, and the gen expert has image latents. `gen` is None if
+        there are no image latents. `rope` has the cosines and sines of the rotary angles. `attend` is the function that
+        computes the attention. If `keep` = (und indices, gen indices) is given, return only these tokens. This saves
+        work in the last layer, where the other tokens are not needed."""
         attention = self.self_attn
         gen_in = None if gen is None else self.input_layernorm_moe_gen(gen)
         mixed = attend(self.index, *attention.qkv(self.input_layernorm(und), gen_in, rope))
@@ -168,9 +168,9 @@ class Trunk(nn.Module):
         keep: Keep | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Run all layers and the final norms on the embedded tokens `und` (text and image patches) and `gen` (image
-        latents; None if there are none). Return their hidden states as (und, gen). `positions` has the rope position of
-        every token, und tokens first. `attend` is the function that computes the attention. If `keep` = (und indices,
-        gen indices) is given, return only these tokens."""
+        latents). Return the final hidden states as (und, gen). `gen` is None if there are no image latents. `positions`
+        has the rope position of every token, und tokens first. `attend` is the function that computes the attention. If
+        `keep` = (und indices, gen indices) is given, return only these tokens."""
         rope = rope_table(positions, self.config, und.dtype)
         *lower, last = self.blocks()
         for layer in lower:

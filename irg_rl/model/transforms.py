@@ -18,8 +18,8 @@ MAX_PIXELS = 14 * 14 * 9 * 1024
 @dataclass(frozen=True)
 class Resize:
     """A rule for resizing images. The longest side is at most `max_side`, and the shortest side is at least `min_side`.
-    If an image cannot satisfy both, only the limit `max_side` is kept. Both sides are multiples of `stride`. The area
-    is limited by `max_pixels`."""
+    A very long image cannot satisfy both limits. For such an image, only `max_side` is kept. Both sides are multiples
+    of `stride`. The area is limited by `max_pixels`."""
 
     max_side: int
     min_side: int
@@ -27,8 +27,8 @@ class Resize:
     max_pixels: int = MAX_PIXELS
 
     def size(self, width: int, height: int, images: int = 1) -> tuple[int, int]:
-        """Return the (width, height) that an image gets when it is resized. The arguments `width` and `height` are its
-        sides before.
+        """Return the (width, height) of an image after resizing. The arguments `width` and `height` are its sides
+        before resizing.
 
         `images` is the number of images that share the limit `max_pixels`, so each of them may have `max_pixels /
         images` pixels. If an image has more, each *side* is multiplied by the ratio (allowed pixels / pixels of the

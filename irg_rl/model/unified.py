@@ -20,9 +20,9 @@ from irg_rl.model.vision import Connector, VisionModel
 @dataclass
 class ModelOutput:
     """The outputs of the model for one pack (a batch of token sequences). `logits` has one vector for each text token
-    whose index is in `pack.logit_index`. `velocity` has one vector, in fp32, for each latent token whose index is in
-    `pack.velocity_index`. `hidden` is None unless the caller asks for it. Otherwise it has the hidden states [N, H] of
-    all N tokens after the final norms: text tokens first, then image patches, then latent tokens."""
+    listed in `pack.logit_index`. `velocity` has one fp32 vector for each latent token listed in `pack.velocity_index`.
+    If the caller asks for `hidden`, it has the hidden states [N, H] of all N tokens after the final norms: text tokens
+    first, then image patches, then latent tokens. Otherwise, `hidden` is None."""
 
     logits: Tensor
     velocity: Tensor
@@ -31,8 +31,8 @@ class ModelOutput:
 
 class UnifiedModel(Incremental, nn.Module):
     """The unified model of text and images. `model(pack)` computes the outputs for a pack (a batch of token sequences).
-    Training uses it, and so does the learner when it computes the log-probabilities of sampled answers again. Decoding
-    with a cache runs the same `trunk`, but with another attention function."""
+    Training uses this call. The learner also uses this call to compute the log-probabilities of sampled answers again.
+    Decoding with a cache runs the same `trunk`, but with another attention function."""
 
     def __init__(self, config: ModelConfig, special: SpecialIds, attention: Backend = Backend.AUTO) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""The SigLIP vision tower, which processes the patches of several images in one sequence, and the connector from it to
-the language model.
+"""The SigLIP vision tower, and the connector from the tower to the language model. The tower processes the patches of
+several images in one sequence.
 
 Letters: P patches of all images, I images, C width of the tower.
 """
@@ -108,8 +108,8 @@ class VisionTransformer(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """A wrapper around the vision tower. Because the tower is its attribute `vision_model`, the names of the weights
-    begin with `vision_model.`, as they do in checkpoints."""
+    """A wrapper around the vision tower. The tower is the attribute `vision_model`. So the names of its weights begin
+    with `vision_model.`, as in checkpoints."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()

@@ -12,9 +12,9 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
     """Compare the names and shapes of weights that were found with the expected ones. Raise InputError if weights are
-    missing, unknown or have a wrong shape. The error message begins with `source`, which says where the weights come
-    from, and then lists all these weights. Weights whose names differ only in the number of the layer are listed
-    together."""
+    missing, unknown or have a wrong shape. `source` says where the weights come from. The error message begins with
+    `source` and then lists all wrong weights. Weights of different layers are listed together if their names differ
+    only in the layer number."""
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [

@@ -34,9 +34,9 @@ class Advice:
 
 
 def advise(load: Load, plan: Plan, card: float) -> list[Advice]:
-    """Return advice for every kind of process in the plan (for example the learner) whose estimated peak memory is
-    larger than `card` bytes, the memory of one GPU. `load` is a function that loads the recipe with some settings
-    changed. The changes are texts of the form name=value."""
+    """Return advice for every kind of process (for example the learner) that does not fit into `card`, the memory of
+    one GPU in bytes. The peak memory of each process is taken from `plan`. `load` is a function that loads the recipe
+    with some settings changed. The changes are texts of the form name=value."""
     return [_advice(load, plan, place.name, place.peak, card) for place in plan.places if place.peak > card]
 
 

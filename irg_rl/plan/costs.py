@@ -1,8 +1,8 @@
-"""Costs of a recipe: memory of every process, bytes that are sent when the weights are published, forward passes per
-trajectory, floating-point operations and time.
+"""Costs of a recipe: the memory of every process, the bytes sent per publication of the weights, the forward passes per
+trajectory, the floating-point operations, and the time.
 
-The costs are computed with the run's own code. The model is built on the meta device, its optimizer is that of the
-engine, and its packs (batches of token sequences) are the longest ones that the recipe allows (worst_case.py).
+The costs are computed with the run's own code. The model is built on the meta device. The optimizer is the optimizer of
+the engine. The packs (batches of token sequences) are the longest packs that the recipe allows (worst_case.py).
 Activations are counted by running a forward pass on tensors that have a shape but no numbers (model/footprint.py).
 """
 
@@ -51,23 +51,23 @@ BACKWARD = 2
 
 @dataclass(frozen=True)
 class Rates:
-    """Speed of a process: how many floating-point operations it does, and how many bytes it reads from memory, per
-    second. The speed is assumed, not measured."""
+    """Speed of a process: its floating-point operations per second, and the bytes per second that it reads from memory.
+    The speed is assumed, not measured."""
 
     tflops: float  # 10^12 floating-point operations per second that are reached in practice
     gbps: float  # 10^9 bytes per second read from memory; this limits text decoding
 
     @classmethod
     def assumed(cls, device: str) -> "Rates":
-        """Return the assumed speed. On a GPU it is about 40 % of the bf16 peak of an H100; on a CPU it is the speed of
-        two cores."""
+        """Return the assumed speed. On a GPU, it is about 40 % of the bf16 peak of an H100. On a CPU, it is the speed
+        of two cores."""
         return cls(400.0, 2500.0) if device == "cuda" else cls(0.1, 10.0)
 
 
 @dataclass(frozen=True)
 class ProcessKind:
-    """One kind of process in the run. `processes` is the number of processes of this kind. Each of them has its own
-    card (GPU), or on the CPU its own share of the memory."""
+    """One kind of process in the run. `processes` is the number of processes of this kind. Each process has its own
+    card (GPU). On a CPU, each process has its own share of the memory instead."""
 
     name: str
     processes: int
@@ -83,8 +83,8 @@ class ProcessKind:
 
 @dataclass(frozen=True)
 class Stretch:
-    """One kind of work in the run, for example the sampling in RL, for which the time is estimated. It consists of
-    `count` equal pieces that run one after the other."""
+    """One kind of work in the run with an estimated time, for example the sampling in RL. It consists of `count` equal
+    pieces that run one after the other."""
 
     name: str
     count: int
@@ -99,16 +99,16 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def cached(function: Function) -> Function:
-    """Decorate a function like `functools.cache`, but keep the type of the function. With `functools.cache` itself,
-    type checkers would report an error. They do not know that the arguments, which are frozen sections of a recipe, can
-    be hashed."""
+    """Decorator: keep the results of a function, so that a second call with the same arguments computes nothing. This
+    is `functools.cache` with another declared type. The arguments are frozen sections of a recipe, and type checkers do
+    not know that such sections can be hashed."""
     return cast(Function, cache(function))
 
 
 @cached
 def meta_model(config: ModelConfig, lora: LoraRecipe | None = None) -> UnifiedModel:
     """Return the model on the meta device, where it needs no memory. With `lora`, only the adapters are trained.
-    Without it, all parameters are trained, except those that an optimizer freezes later."""
+    Without `lora`, all parameters are trained. An optimizer may freeze some of them later."""
     with torch.device("meta"):
         model = UnifiedModel(config, SpecialIds(0, 1, 2, 3))
         if lora is not None:
@@ -183,8 +183,8 @@ class Plan:
 
     @cached_property
     def parameters(self) -> dict[str, Parameters]:
-        """Return a dict: name of a kind of process that trains the model (for example "rl learner") -> how many
-        parameters its model has, and how many of them it trains."""
+        """Return a dict: name of a kind of process that trains the model (for example "rl learner") -> the numbers of
+        all parameters and of trained parameters in its model."""
         return {name: Parameters.of(self.trained_model(name), settings) for name, settings in self.trainings.items()}
 
     @property
@@ -209,25 +209,25 @@ class Plan:
 
     @cached_property
     def sampled(self) -> Sampled:
-        """Return how many forward passes are needed to sample one trajectory in RL, and how much work they are. The
-        passes over text tokens, over prompts and images in the context, and over noisy images are counted
-        separately."""
+        """Return how many forward passes are needed to sample one trajectory in RL, and how much work they are. There
+        are separate counts for three kinds of passes: over text tokens, over prompts and images in the context, and
+        over noisy images."""
         recipe = self.recipe
         return Sampled.of(recipe, recipe.sampling.turns, recipe.rl_sampling.points, recipe.rl and recipe.rl.guidance)
 
     @cached_property
     def evaluated(self) -> Sampled:
         """Return how many forward passes are needed to sample one trajectory in evaluation, and how much work they are.
-        The passes over text tokens, over prompts and images in the context, and over noisy images are counted
-        separately."""
+        There are separate counts for three kinds of passes: over text tokens, over prompts and images in the context,
+        and over noisy images."""
         recipe, settings = self.recipe, self.recipe.evaluation
         points = recipe.sampling.points if settings.points is None else settings.points
         return Sampled.of(recipe, settings.turns, points, settings.guidance)
 
     @cached_property
     def replays(self) -> list[Pack]:
-        """Return the packs (batches of token sequences) that the first learner rank trains in one minibatch of RL, if
-        all trajectories have the maximal length."""
+        """Return the packs (batches of token sequences) of one RL minibatch on the first learner rank. All trajectories
+        are assumed to have the maximal length."""
         return replay_packs(self.recipe)
 
     @property

@@ -10,10 +10,10 @@ process.
 | published weights | every rank | while weights are sent to the samplers |
 | weights and optimizer moments of a checkpoint | rank 0 | while a checkpoint is written |
 
-A copy has only the weights that are trained (with LoRA the adapters), and the position tables. Only the published
-weights are different: without LoRA they are all weights. For a forward pass with the old policy or the weights at the
-start of RL, each rank also has them on its GPU, in the number type of the model. This does not raise the peak, because
-at that time there are no gradients, which have the same size.
+A copy has only the trained weights (with LoRA the adapters) and the position tables. The published weights are an
+exception: without LoRA this copy has all weights. A forward pass with the old policy, or with the weights at the start
+of RL, needs these weights on the GPU of each rank, too. There they have the number type of the model. This does not
+raise the peak: gradients have the same size, and at that time there are no gradients.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""Memory of the models that score images (the scorer kinds clip and hps). On a machine with GPUs, they are on the GPU
-of one rollout actor (a process that samples trajectories), and in evaluation on the GPU of the main process."""
+"""Memory of the models that score images (the scorer kinds clip and hps). On a machine with GPUs, these models are on
+the GPU of another process. In evaluation, this is the main process. Otherwise, it is one rollout actor (a process that
+samples trajectories)."""
 
 import inspect
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class ScorerMemory:
 
 
 def scorer_memory(scorer: ScorerRecipe) -> ScorerMemory | None:
-    """Return the memory of a scorer, or None if its model is not known: a class of the user, an architecture that
-    open_clip does not have, or a small model that the run trains."""
+    """Return the memory of a scorer. Return None if its model is not known. Such a model is a class of the user, an
+    architecture that open_clip does not have, or a small model that the run trains."""
     if scorer.kind not in OF_IMAGES_ALONE:
         return None
     from rewards import openclip  # imported here, because importing open_clip takes seconds
@@ -44,8 +45,9 @@ def scorer_memory(scorer: ScorerRecipe) -> ScorerMemory | None:
 
 
 def on_gpu(recipe: Recipe) -> int:
-    """Return the bytes of all scorers on a GPU. They score one after the other, so only the largest working memory
-    counts. Scorers with unknown models are not counted."""
+    """Return how many bytes of GPU memory the scorers of the recipe need together. They score one after the other, so
+    only the largest working memory counts. Scorers that are not on a GPU, and scorers with unknown models, are not
+    counted."""
     there = [scorer for scorer in recipe.rewards.scorers if recipe.scorer_device(scorer).startswith("cuda")]
     known = [found for scorer in there if (found := scorer_memory(scorer)) is not None]
     return sum(found.weights for found in known) + max((found.working for found in known), default=0)

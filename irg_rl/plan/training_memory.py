@@ -38,10 +38,15 @@ GATHERED = SUB_GROUP = 1_000_000_000
 
 
 class Moment(StrEnum):
-    """The time at which a component of the memory (for example the gradients) is needed. ALWAYS is during the whole
-    training, BACKWARD during the forward and backward passes, STEP during the optimizer step, PUBLISH while the weights
-    are sent to the samplers, and SAVE while a checkpoint is written. The peak memory is the sum of all ALWAYS
-    components, plus the largest of the sums of the other moments."""
+    """The time at which a component of the memory (for example the gradients) is needed. The peak memory is the sum of
+    all ALWAYS components, plus the largest sum of any other moment.
+
+    - ALWAYS: during the whole training
+    - BACKWARD: during the forward and backward passes
+    - STEP: during the optimizer step
+    - PUBLISH: while the weights are sent to the samplers
+    - SAVE: while a checkpoint is written
+    """
 
     ALWAYS = "always"
     BACKWARD = "backward"
@@ -58,7 +63,8 @@ class Component:
 
 
 def peak(components: list[Component]) -> int:
-    """Return the peak memory in bytes that all these components need together."""
+    """Return the peak memory in bytes that all `components` need together in one process. A component is an amount of
+    memory with the moment at which it is needed, for example the gradients during the optimizer step."""
     held = {moment: sum(c.bytes for c in components if c.moment is moment) for moment in Moment}
     return held.pop(Moment.ALWAYS) + max(held.values())
 
@@ -70,8 +76,8 @@ def bytes_of(precision: str) -> int:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of parameters of the model. `parts` maps each part of the model (und, gen, vision) to the number of all
-    its parameters, and `trained` maps it to the number of those that are trained."""
+    """Numbers of parameters of the model. `parts` maps each part of the model (und, gen, vision) to its number of
+    parameters. `trained` maps each part to its number of trained parameters."""
 
     parts: dict[ModelPart, int]
     trained: dict[ModelPart, int]
@@ -94,7 +100,7 @@ class Parameters:
 
     @classmethod
     def of(cls, model: UnifiedModel, settings: EngineSettings) -> "Parameters":
-        """Count the parameters of a model and those that are trained. A parameter counts as trained if the optimizer
+        """Count all parameters and the trained parameters of a model. A parameter counts as trained if the optimizer
         with these engine settings would train it. The model may be on the meta device."""
         groups = make_optimizer(model, settings.optimizer).param_groups
         sizes = [sum(p.numel() for p in group["params"]) for group in groups]
@@ -140,9 +146,9 @@ def training_state(parameters: Parameters, settings: EngineSettings, ranks: int)
 
 
 def probe_bytes(parameters: Parameters, settings: EngineSettings) -> int:
-    """Return how many bytes the measurement of the gradient norms (`rl.probe_every`) needs on each rank. While all
-    packs are processed, it keeps the whole gradient of each term of the loss. The gradient of the term that is just
-    being computed, and the activations, need more memory, which is not included here."""
+    """Return how many bytes the measurement of the gradient norms (`rl.probe_every`) needs on each rank. The
+    measurement keeps the whole gradient of each loss term until all packs are processed. The result does not include
+    the activations, nor the gradient of the loss term that is just being computed."""
     return len(LOSS_TERMS) * bytes_of(settings.precision) * parameters.trained_total
 
 
@@ -154,8 +160,8 @@ def logit_bytes(tokens: int, vocabulary: int, precision: str) -> int:
 
 
 def sync_bytes(model: UnifiedModel) -> int:
-    """Return how many bytes are sent when all weights of the model are published once, that is, sent from the learner
-    to the samplers. All weights and position tables are sent in fp32 (publish.py)."""
+    """Return how many bytes the learner sends to the samplers when it publishes all weights of the model once. All
+    weights and position tables are sent in fp32 (publish.py)."""
     return FP32 * sum(tensor.numel() for tensor in model.state_dict().values())
 
 

@@ -120,10 +120,15 @@ def replay_packs(recipe: Recipe) -> list[Pack]:
 
 
 def sft_pack(recipe: Recipe, stage: Stage) -> Pack:
-    """Return a full pack (batch of token sequences) of the SFT stage. A row is one training sequence. The pack first
-    gets as many refinement rows as fit (each with a think text, an image in the context, a reflection and a target
-    image), then rows whose target is a first image, and then one text that fills the rest. The very first row is used
-    even if it does not fit."""
+    """Return a full pack (batch of token sequences) of the SFT stage. A row is one training sequence. The pack gets, in
+    this order:
+
+    - as many refinement rows as fit (a think text, an image in the context, a reflection and a target image)
+    - rows with a first image as the target
+    - one text that fills the rest
+
+    The first row is used even if it does not fit.
+    """
     sizes, sampling, model = Sizes.of(recipe), recipe.sampling, recipe.model
     system = encode(sampling.system_prompt) if sampling.system_prompt else None
     layout = RowLayout(NO_DROPOUT, stage.noise_blocks_by_kind, model.timestep_shift, system)
@@ -169,9 +174,9 @@ def _tokens(row: EncodedRow, layout: RowLayout) -> int:
 class Sampled:
     """How many forward passes the sampler needs, and how much work they are. The forward passes are counted for one
     trajectory: `text_tokens` (passes over one token), `prefills` (passes that put prompts and images into the context)
-    and `velocities` (passes over one noisy image). `text` and `images` are the work. They are also for one trajectory,
-    unless the method `of` gets `rows`; then they are for several trajectories. `capacity` is the number of tokens of
-    the longest context."""
+    and `velocities` (passes over one noisy image). `text` and `images` are the work. They are also for one trajectory.
+    If the method `of` gets `rows`, they are for several trajectories instead. `capacity` is the number of tokens of the
+    longest context."""
 
     text_tokens: int  # number of forward passes of one token
     prefills: int  # number of forward passes that put prompt, system prompt and images into the context

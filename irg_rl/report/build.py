@@ -1,7 +1,7 @@
 """Builds the report: one self-contained HTML file made from a run folder. The run may be unfinished.
 
-Prompts, model texts, scorer names and reasons come from outside the program. So everything is escaped, and a content
-policy in the page forbids scripts and all addresses except embedded data.
+Prompts, model texts, scorer names and reasons come from outside the program. So everything is escaped. A content policy
+in the page also forbids scripts, and all addresses except embedded data.
 """
 
 import base64
@@ -26,9 +26,9 @@ SHOWN_SAMPLES = 12
 
 @dataclass(frozen=True)
 class StageLine:
-    """One line of the report: a stage of the run (for example SFT, RL or an evaluation), its state (done or
-    unfinished), its time and its time budget, both in minutes. `share` is the time of the stage divided by the time of
-    the longest stage. It is the width of the bar in the line."""
+    """One line of the report about one stage of the run (for example SFT, RL or an evaluation). It shows the state of
+    the stage (done or unfinished), its time and its time budget, in minutes. `share` is the time of the stage divided
+    by the time of the longest stage. `share` is shown as the width of a bar."""
 
     name: str
     state: str
@@ -52,9 +52,9 @@ class Absence:
 
 @dataclass(frozen=True)
 class SampledPrompt:
-    """A prompt with trajectories that were sampled from different checkpoints of the run. The dict `by_group` maps the
-    name of an evaluation of a checkpoint to the trajectory that was sampled for this prompt in this evaluation. Its
-    entries are in the order of the evaluations."""
+    """A prompt with trajectories that were sampled from different checkpoints of the run. Each checkpoint has its own
+    evaluation. The dict `by_group` maps the name of an evaluation to its trajectory for this prompt. The entries are in
+    the order of the evaluations."""
 
     id: str
     text: str
@@ -136,8 +136,8 @@ def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
-    """Return (name, value) pairs that say how the run was made, such as the recipe digest, the commit, the seeds and
-    the versions of packages."""
+    """Return (name, value) pairs that say how the run was made. Examples are the recipe digest, the commit, the seeds
+    and the versions of packages."""
     about = record.environment
     found = {
         "recipe digest": about.get("digest"),
@@ -194,8 +194,8 @@ def absences(record: RunRecord) -> list[Absence]:
 
 
 def by_prompt(record: RunRecord) -> list[SampledPrompt]:
-    """Return the first SHOWN_SAMPLES prompts for which the run saved sampled trajectories. Each has one trajectory for
-    every checkpoint of which samples were saved."""
+    """Return the first SHOWN_SAMPLES prompts for which the run saved sampled trajectories. Each prompt has one
+    trajectory for every checkpoint with saved samples."""
     order = [e["name"] for e in record.evaluations]
     groups = sorted(record.samples, key=lambda name: (order.index(name) if name in order else len(order), name))
     found: dict[str, SampledPrompt] = {}

@@ -5,7 +5,7 @@ from irg_rl.report.tables import GroupedTable, TableCell, TableRow, headed_once,
 
 
 def against_baselines(comparison: dict) -> list[TableRow]:
-    """Return table rows that compare the accuracy of the RL model at the last turn with that of each baseline (another
+    """Return table rows about the accuracy at the last turn. They compare the RL model with each baseline (another
     model or method, such as the SFT checkpoint). Each baseline has one row per seed of RL. If there are several seeds,
     it also has one row pooled over all seeds. `comparison` is the result of evaluate/compare.py."""
     several = any(entry["seed"] is None for entry in comparison["rows"])
@@ -25,10 +25,10 @@ def against_baselines(comparison: dict) -> list[TableRow]:
 
 
 def repairs(comparison: dict) -> list[TableRow]:
-    """Return table rows that compare the repair by the RL model with the repair by each baseline (another model, such
-    as the SFT checkpoint) and by each control. Repair is the share of wrong first images that are right at the last
-    turn. A control has the same first images as the RL model, but replaces the model's own refinement by a plain new
-    draw or by a refinement that follows the reflection of another prompt."""
+    """Return table rows about repair: the share of wrong first images that are right at the last turn. The rows compare
+    the RL model with each baseline (another model, such as the SFT checkpoint) and with each control. A control has the
+    same first images as the RL model, but replaces the later images. Their replacement is a plain new draw, or a
+    refinement that follows the reflection of another prompt."""
     rows = []
     for entry in comparison["repairs"]:
         cells = [share(entry["rl"]), share(entry["other"]), points(entry["gained"]), times(entry["ratio"])]
@@ -37,9 +37,9 @@ def repairs(comparison: dict) -> list[TableRow]:
 
 
 def standings(comparison: dict) -> GroupedTable:
-    """Return a table with one row for each model and seed: the share of right images at each turn, and repair and
-    damage at the last turn. Repair is the share of wrong first images that are right at the last turn; damage is the
-    share of right first images that are then wrong."""
+    """Return a table with one row for each model and seed. A row has the share of right images at each turn, repair and
+    damage. Repair is the share of wrong first images that are right at the last turn. Damage is the share of right
+    first images that are wrong at the last turn."""
     found = comparison["standings"]
     turns = max(len(entry["accuracy"]) for entry in found)
     rows = []

@@ -84,8 +84,8 @@ CURVES = (
 
 
 def draw_curves(metrics: Sequence[dict], own: Sequence[Curve] = ()) -> list[ReportFigure]:
-    """Return a figure for every curve that has values in `metrics`, the lines of metrics.jsonl. Besides the curves that
-    every run has, these are the curves in `own`, which the RL algorithm declares."""
+    """Return a figure for every curve that has values in `metrics`, the lines of metrics.jsonl. Some curves exist for
+    every run. `own` adds the curves that the RL algorithm declares."""
     pictures = [_draw_curve(curve, metrics) for curve in (*CURVES, *own)]
     return [picture for picture in pictures if picture is not None]
 
@@ -176,8 +176,9 @@ def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str
 
 
 def smooth(y: np.ndarray) -> np.ndarray:
-    """Replace each point of the curve by the mean of the points around it, and return the result. The mean is over a
-    twentieth of all points, but over at least five. Near both ends of the curve fewer points are used."""
+    """Replace each point of the curve by the mean of the points around it, and return the result. Each mean uses a
+    twentieth of all points, but at least five points. Only near the two ends of the curve, it uses fewer points,
+    because no points lie beyond the ends."""
     half = max(2, len(y) // 40)
     sums = np.concatenate([[0.0], np.cumsum(y)])
     index = np.arange(len(y))
@@ -234,9 +235,9 @@ def _counted(curve: Curve, metrics: Sequence[dict]) -> str:
 
 def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
     """Draw the share of right images at each turn, for the model's own refinement (called `real`) and for the controls.
-    A control has the same first images, but replaces the model's own refinement by a plain new draw or by a refinement
-    that follows the reflection of another prompt. There is one panel (subplot) per evaluation. Return None if there is
-    nothing to draw."""
+    A control has the same first images, but replaces the later images. Their replacement is a plain new draw, or a
+    refinement that follows the reflection of another prompt. There is one panel (subplot) per evaluation. Return None
+    if there is nothing to draw."""
     shown = [e for e in evaluations if e["arms"]]
     if not shown:
         return None
@@ -263,9 +264,10 @@ def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
 
 def draw_repair(evaluations: Sequence[dict]) -> ReportFigure | None:
     """Draw repair and damage at the last turn, for the model's own refinement (called `real`) and for the controls.
-    Repair is the share of wrong first images that are right at the last turn; damage is the share of right first images
-    that are then wrong. A control has the same first images, but replaces the model's own refinement by a plain new
-    draw or by a refinement that follows the reflection of another prompt. Return None if there is nothing to draw."""
+    Repair is the share of wrong first images that are right at the last turn. Damage is the share of right first images
+    that are wrong at the last turn. A control has the same first images, but replaces the later images. Their
+    replacement is a plain new draw, or a refinement that follows the reflection of another prompt. Return None if there
+    is nothing to draw."""
     shown = [e for e in evaluations if e["arms"] and all(a["turns"] > 1 for a in e["arms"].values())]
     if not shown:
         return None

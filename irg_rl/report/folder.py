@@ -94,8 +94,8 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_of_the_run(record: RunRecord, evaluation: dict) -> bool:
-    """Return whether an evaluation was made while the run itself was going on. Other evaluations, such as those of
-    baselines, were made after the report of the run had been written."""
+    """Return whether an evaluation was made during the run itself. Other evaluations, for example of baselines, were
+    made later, after the report of the run had been written."""
     stages = list(record.stages)
     own = stages[: stages.index("report")] if "report" in stages else stages
     return evaluation["name"] in own or not stages

@@ -1,7 +1,7 @@
 """Writes and reads `metrics.jsonl`. It has one line per logged step: `{"stage", "step", "time", scalar: value, ...}`.
 
-Every run writes this file. Lines are in the order in which the steps happened. A run that resumes first removes the
-lines of the steps that it will repeat. So the file of a resumed run equals that of an uninterrupted run, except for
+Every run writes this file. Lines are in the order in which the steps happened. When a run resumes, it first removes the
+lines of all steps that it will repeat. So a resumed run and an uninterrupted run write the same file, except for
 `time`.
 """
 
@@ -39,8 +39,8 @@ class MetricsLog:
         return values
 
     def rewind(self, stage: str, step: int) -> int:
-        """Remove the lines of `stage` (for example "rl") whose step is larger than `step`. Also remove all lines of
-        stages that began later than `stage`.
+        """Remove the lines of `stage` (for example "rl") with a larger step number than `step`. Also remove all lines
+        of stages that began later than `stage`.
 
         Return the number of removed lines. If the file has no lines of `stage`, nothing is removed.
         """

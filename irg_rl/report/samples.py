@@ -1,5 +1,5 @@
-"""Stores about a dozen sampled trajectories for the report: the file `samples.json`, one PNG file per image, and one
-PNG file per trajectory that shows all of its images side by side."""
+"""Stores about a dozen sampled trajectories for the report. The stored files are `samples.json`, one PNG file per
+image, and one PNG file per trajectory with all its images side by side."""
 
 import json
 import shutil
@@ -47,8 +47,8 @@ class SampledTrajectory:
         return [turn.image for turn in self.turns if turn.image is not None]
 
     def strip(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Return one picture with all images side by side, each in a frame whose colour shows whether the image is
-        right."""
+        """Return one picture with all images side by side. Each image has a coloured frame, which shows whether the
+        image is right."""
         return strips.strip(self.images, [turn.correct for turn in self.turns if turn.image is not None])
 
 

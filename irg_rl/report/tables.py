@@ -1,8 +1,8 @@
 """Turns evaluation summaries into rows of text for the report.
 
-A share is printed in percent, with its interval and two counts: the number of rows from which it was computed, and the
-number of different sets of constraints in these rows. A set of constraints is all that a prompt asks for. Prompts that
-ask for the same thing in other words have the same set.
+A share is printed in percent, with its interval and two counts. The first count is the number of rows from which the
+share was computed. The second count is the number of different sets of constraints in these rows. A set of constraints
+is all that a prompt asks for. Prompts that ask for the same thing in other words have the same set.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -108,20 +108,20 @@ _REAL_ONLY = (
 
 @dataclass(frozen=True)
 class GroupedTable:
-    """A table whose columns are in groups with headings. `groups` has one entry per group: (heading, names of the
-    group's columns). Each row has one cell per column, for the columns of all groups in order."""
+    """A table with groups of columns. Each group has a heading. `groups` has one entry per group: (heading, names of
+    the group's columns). Each row has one cell per column, for the columns of all groups in order."""
 
     groups: list[tuple[str, list[str]]]
     rows: list[TableRow]
 
 
 def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
-    """Return a table that shows how every measure, such as the accuracy, changes over the turns. For each measure, it
-    has one row for the model's own refinement, one row for each control, and one row for the difference between the own
-    refinement and each control. Measures that controls do not have, such as the stop rate, have only the first of these
-    rows. A control has the same first images, but replaces the model's own refinement by a plain new draw or by a
-    refinement that follows the reflection of another prompt. Each evaluation has its own group of columns, with one
-    column per turn."""
+    """Return a table that shows how every measure, such as the accuracy, changes over the turns. Each measure has one
+    row for the model's own refinement. For each control, it has two more rows: the control, and the difference between
+    the own refinement and the control. Controls lack some measures, such as the stop rate, and such a measure has only
+    the first row. A control has the same first images, but replaces the later images. Their replacement is a plain new
+    draw, or a refinement that follows the reflection of another prompt. Each evaluation has its own group of columns,
+    with one column per turn."""
     widths = [max(summary["turns"] for summary in e["arms"].values()) for e in evaluations]
     rows: list[TableRow] = []
     for line in _lines_by_turn(evaluations):
@@ -136,8 +136,8 @@ def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
 
 
 def headed_once(rows: Sequence[TableRow]) -> list[TableRow]:
-    """Return copies of the rows in which no heading is repeated. If neighbouring rows have the same heading `group`,
-    only the first of them keeps the heading, and its `span` is set to the number of these rows."""
+    """Return copies of the rows in which no heading is repeated. Neighbouring rows with the same heading `group` belong
+    together. Only their first row keeps the heading, and its `span` is set to their number."""
     headed: list[TableRow] = []
     for _, found in groupby(rows, key=lambda row: row.group):
         first, *rest = found
@@ -203,9 +203,10 @@ def settings_line(settings: dict, prefix: str = "") -> str:
 
 
 def by_task(evaluations: Sequence[dict]) -> GroupedTable:
-    """Return a table with one row per task (kind of prompt). For each evaluation it shows the share of right images at
-    the first and at the last turn, and repair and damage: the shares of wrong first images that are made right, and of
-    right ones that are made wrong. Only the model's own refinement is shown, not the controls."""
+    """Return a table with one row per task (kind of prompt). For each evaluation it shows four shares: right images at
+    the first turn, right images at the last turn, repair and damage. Repair is the share of wrong first images that are
+    right at the last turn. Damage is the share of right first images that are wrong at the last turn. Only the model's
+    own refinement is shown, not the controls."""
     real = [(e["name"], e["arms"][REAL]) for e in evaluations]
     tasks = sorted({task for _, arm in real for task in arm["tasks"]})
     rows = [TableRow(task, "", [c for _, arm in real for c in _task_cells(arm["tasks"].get(task))]) for task in tasks]
@@ -233,8 +234,8 @@ class GateRow:
 def gate_lines(gate: dict) -> list[GateRow]:
     """Return the requirements of the gate (the test that refinement works) as texts, one GateRow each. Some
     requirements compare the model's own refinement with a control. A control has the same first images, but replaces
-    the model's own refinement by a plain new draw or by a refinement that follows the reflection of another prompt.
-    Such differences are shown in percentage points. All other values are shares and are shown in percent."""
+    the later images. Their replacement is a plain new draw, or a refinement that follows the reflection of another
+    prompt. Such differences are shown in percentage points. All other values are shares and are shown in percent."""
     rows = []
     for line in gate["lines"]:
         is_margin = " above " in line["name"]
@@ -262,8 +263,8 @@ def alarm(found: dict) -> Tile:
 def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dict | None:
     """Return the row of a ratio check that is nearest to its limit, or None if there is no row. A ratio check compares
     the log-probabilities that the sampler and the learner compute for the same samples. Each row has the largest |log
-    ratio| that was found and the limit for it. If `modality` is "text" or "image", only the rows of texts or only those
-    of images are used."""
+    ratio| that was found and the limit for it. If `modality` is "text", only rows of texts are used. If it is "image",
+    only rows of images are used."""
     own = [place for place in places if modality in (None, place["modality"])]
     return max(own, key=lambda place: place["max"] / place["limit"], default=None)
 
@@ -271,12 +272,13 @@ def nearest_to_limit(places: Sequence[dict], modality: str | None = None) -> dic
 def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
     """Return the tiles (boxes of the report) with the most important values:
 
-    - The result of the gate (the test that refinement works). If `after` is "rl", it is that of the evaluation after
-      RL. Otherwise, it is that of the evaluation after SFT.
+    - The result of the gate (the test that refinement works). If `after` is "rl", the evaluation after RL is used.
+      Otherwise, the evaluation after SFT is used.
     - From the latest evaluation, the shares of right images at the first and at the last turn.
-    - From the latest evaluation, if it has several turns, repair and damage: the share of wrong first images that are
-      right at the last turn, and the share of right first images that are then wrong. The tile of the repair also
-      shows the repair of each control. A control replaces the model's own refinement, for example by a plain new draw.
+    - From the latest evaluation, if it has several turns, repair and damage. Repair is the share of wrong first images
+      that are right at the last turn. Damage is the share of right first images that are wrong at the last turn. The
+      tile of the repair also shows the repair of each control. A control replaces the model's own refinement, for
+      example by a plain new draw.
     """
     if not evaluations:
         return []

@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -110,6 +110,8 @@ class Tracker:
             if self._run is None:
                 raise
             self._run = None
+            with suppress(*FAILURES):
+                wandb.teardown()  # otherwise wandb tries this at the end of the program, and shows a traceback
             said = redact_text(f"{type(error).__name__}: {error}".splitlines()[0])
             _log.warning("wandb has failed (%s): from now on only %s is written", said, self._folder / METRICS)
 

@@ -1,7 +1,7 @@
 """Makes training rows for the base model: drawing, reading and editing pictures. The texts name the cells of objects.
 
 The base model is trained on these rows first. Afterwards it is trained on the rows of IRGL, the six learning modes of
-Interleaving Reasoning Generation. The prompts and think texts of IRGL do not say where an object is, so many different
+Interleaving Reasoning Generation. The prompts and think texts of IRGL do not say where an object is. So many different
 pictures fit the same text, and a model learns the meaning of words slowly. In the rows of this module, the text
 determines the picture. There are three modes:
 
@@ -10,8 +10,8 @@ determines the picture. There are three modes:
   a relation such as "left of" holds, and what is in each cell.
 - `base_editing`: the text says how to change one picture into another.
 
-The texts for drawing and editing use only the verbs "put" and "remove". These are also the verbs of a reflection, the
-text in which a model names the errors of its picture. The answers in base_reading use the words of reflections, too. A
+The texts for drawing and editing use only the verbs "put" and "remove". A reflection, the text in which a model names
+the errors of its picture, uses the same two verbs. The answers in base_reading use the words of reflections, too. A
 model cannot guess these answers: half of the objects asked for are absent, many of the numbers are wrong, and half of
 the relations do not hold.
 """
@@ -67,8 +67,9 @@ def placed_text(objects: tuple[Object, ...] | list[Object]) -> str:
 
 def counted(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """Return (question, answer) about four kinds of object. The question names each kind with a number, for example
-    "two red ring". The answer gives, for each kind, the cells and the number of its objects in the scene, and says if
-    they are too few or too many. Some of the kinds do not occur in the scene. Some are named without a colour."""
+    "two red ring". For each kind, the answer gives the cells and the number of its objects in the scene. It also says
+    if this number is too small or too large. Some of the kinds do not occur in the scene. Some are named without a
+    colour."""
     present = [as_thing(seen) for seen in scene.objects]
     asked: dict[Thing, int] = {}
     while len(asked) < COUNTED:
@@ -84,8 +85,8 @@ def related(scene: Scene, rng: random.Random) -> list[str]:
     """Return a list of texts in which questions and answers alternate. The first two questions ask whether a relation
     between two objects holds. The right answer is yes in about half of the cases. The last question asks which empty
     cells have a given relation to an object, for example, which empty cells are left of it. All questions are about
-    objects that no other object equals in both shape and colour. The list is empty if the scene has fewer than two such
-    objects."""
+    unique objects: no other object has the same shape and colour. The list is empty if the scene has fewer than two
+    unique objects."""
     kinds = Counter(map(as_thing, scene.objects))
     alone = [seen for seen in scene.objects if kinds[as_thing(seen)] == 1]
     if len(alone) < 2:
@@ -110,7 +111,7 @@ def put_text(seen: Object) -> str:
 def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
     """Return (text, new scene). The text states one to four changes of the scene with the verbs "put" and "remove", and
     the new scene has these changes. A change adds, removes or moves an object, or replaces it by another one of the
-    same size. No cell is named by two changes."""
+    same size. Two changes never name the same cell."""
     board = {seen.cell: seen for seen in scene.objects}
     cells = rng.sample(CELLS, len(CELLS))
     said = []
@@ -136,8 +137,8 @@ def edited(scene: Scene, rng: random.Random) -> tuple[str, Scene]:
 
 def base_example(mode: str, rng: random.Random) -> tuple[list[str], np.ndarray, np.ndarray | None]:
     """Return (texts, picture, edited picture) for one training row. In the mode base_reading, questions and answers
-    alternate in the texts; the other modes have one text. The edited picture is None unless the mode is base_editing.
-    Raises ValueError if the mode is unknown."""
+    alternate in the texts; the other modes have one text. The mode base_editing has an edited picture; in the other
+    modes it is None. Raises ValueError if the mode is unknown."""
     scene = placed_scene(rng, AGAIN if mode == READING else 0.0)
     if mode == DRAWING:
         return [" ".join(map(put_text, rng.sample(scene.objects, len(scene.objects))))], render(scene), None

@@ -1,11 +1,15 @@
 """Judges a picture of the shapes world: right or wrong, a graded score in [0, 1], and a list of all defects. A picture
 is a grid of nine cells; a cell can hold one object.
 
-The rules are those of GenEval, a benchmark for text-to-image models. The metadata of a prompt have a list `include` of
-wanted objects and a list `exclude` of forbidden objects, each with a `count`, and relations between wanted objects. A
-picture is right if every entry of `include` is found at least `count` times, no entry of `exclude` is found `count`
-times or more, and every relation holds for all pairs of objects that it is about. Shapes that the prompt does not
-mention and unreadable cells are allowed.
+The rules are those of GenEval, a benchmark for text-to-image models. The metadata of a prompt list wanted objects
+(`include`), forbidden objects (`exclude`), and relations between wanted objects. Each entry of `include` and `exclude`
+has a `count`. A picture is right if three conditions hold:
+
+- Every entry of `include` is found at least `count` times.
+- No entry of `exclude` is found `count` times or more.
+- Every relation holds for all pairs of objects that it is about.
+
+A picture may have unreadable cells, and shapes that the prompt does not mention.
 """
 
 from dataclasses import dataclass
@@ -72,9 +76,9 @@ class Inspection(Verdict):
     empty. If it is wrong, `score` is below 1 and `defects` is not empty.
 
     A prompt has a list `include` of wanted objects, a list `exclude` of forbidden objects, and relations. `checks` has
-    one entry for each entry of `include` and one for each relation. If an entry of `exclude` is about an object that is
-    also in `include`, the check of the `include` entry covers both. Otherwise, the entry of `exclude` has its own
-    check.
+    one entry for each entry of `include` and one for each relation. An entry of `exclude` has its own check only if
+    `include` asks for no such object. For example, `include` asks for 2 circles and `exclude` forbids 3 circles. Then
+    one check covers both entries: exactly 2 circles.
     """
 
     checks: tuple[Check, ...]
@@ -103,8 +107,8 @@ def judge_demand(objects: tuple[Object, ...], demand: Demand) -> Inspection:
 
 class Matching:
     """An assignment of the objects in a picture to the entries of the prompt's `include` list (the wanted kinds of
-    object). Objects that are not assigned may explain why a wanted object is missing. For example, if a red ring is
-    missing and a blue ring is not assigned, then the blue ring counts as the red ring in a wrong colour."""
+    object). Objects that are not assigned may explain why a wanted object is missing. For example, a red ring is
+    missing, and a blue ring is not assigned. Then the blue ring counts as the red ring in a wrong colour."""
 
     def __init__(self, objects: tuple[Object, ...], demand: Demand) -> None:
         self.objects, self.demand = objects, demand
@@ -113,8 +117,8 @@ class Matching:
     @cached_property
     def kept(self) -> list[list[Object]]:
         """Return one list for each entry of the prompt's `include` list (the wanted kinds of object). The list has the
-        objects of the picture that are assigned to this entry. They are at most as many as the `count` of the entry. If
-        more objects fit, objects whose cells satisfy the relations of the prompt are preferred."""
+        objects of the picture that are assigned to this entry. It has at most as many objects as the `count` of the
+        entry. If more objects fit, objects in cells that satisfy the relations of the prompt come first."""
         return [self._best(index)[:count] for index, (_, count) in enumerate(self.demand.includes)]
 
     @cached_property

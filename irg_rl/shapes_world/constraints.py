@@ -1,12 +1,16 @@
 """Describes what a prompt asks for, and makes text keys that identify a set of constraints. A set of constraints is all
 that a prompt asks for: its objects, their numbers and their relations.
 
-The metadata of a prompt have the format of the GenEval benchmark, with the fields `tag`, `prompt`, `include` [{class,
-count, color?, position? [relation, index of another entry of `include`]}], `exclude` [{class, count, color?}] and
-`constraints`, the number of entries of `include` plus the number of relations. An image is right if every entry of
-`include` is found at least `count` times, no entry of `exclude` is found `count` times or more, and every relation
-holds. In the prompts of the shapes world, `exclude` repeats every entry of `include` with `count + 1`. So a right image
-has exactly `count` objects of each kind.
+The metadata of a prompt have the format of the GenEval benchmark, with these fields:
+
+- `tag`, `prompt`
+- `include`: [{class, count, color?, position? [relation, index of another entry of `include`]}]
+- `exclude`: [{class, count, color?}]
+- `constraints`: the number of entries of `include` plus the number of relations
+
+An image is right if every relation holds and all numbers of objects are right. Every entry of `include` must be found
+at least `count` times. No entry of `exclude` may be found `count` times or more. In the prompts of the shapes world,
+`exclude` repeats every entry of `include` with `count + 1`. So a right image has exactly `count` objects of each kind.
 """
 
 import hashlib
@@ -48,9 +52,9 @@ NONE = "none"
 
 def sight(demand: "Demand", objects: Sequence[Object]) -> str:
     """Return a text that says which of the wanted objects are in a picture. For each kind of object that the prompt
-    asks for, the text has the wanted number, the cells of the objects row by row, and their number. If they are too few
-    or too many, the word "missing" or "extra" follows. An example is "i see two red ring at north east : two , one bar
-    : zero missing .".
+    asks for, the text has the wanted number, the cells of the objects (row by row), and the found number. If the found
+    number is too small or too large, the word "missing" or "extra" follows. An example is "i see two red ring at north
+    east : two , one bar : zero missing .".
 
     Kinds and wanted numbers are written exactly as in the think text, which the model writes before its first image
     (`teacher.think_text`). So a small model only has to copy words in order and to compare neighbouring words. It
@@ -71,10 +75,10 @@ def _cells(thing: Thing, objects: Sequence[Object]) -> list[str]:
 
 
 def sight_of_relation(first: Thing, name: str, second: Thing, objects: Sequence[Object]) -> str:
-    """Return a text about two kinds of object in a picture: the cells of both, then all relations that hold between
-    them, then whether the relation `name` holds. An example is "red ring at north , bar at south : above . red ring is
-    above bar .". In this order, a small model can derive each word from the few words before it. Without the words
-    before the last sentence, it would only guess whether the relation holds."""
+    """Return a text about two kinds of object in a picture. First it gives the cells of both kinds, then all true
+    relations between the two kinds. At the end, it says whether the relation `name` holds. An example is "red ring at
+    north , bar at south : above . red ring is above bar .". In this order, a small model can derive each word from the
+    few words before it. Without the words before the last sentence, it would only guess whether the relation holds."""
     ones, others = _cells(first, objects), _cells(second, objects)
     holding = [name for name in RELATIONS if all(stands(one, name, other) for one in ones for other in others)]
     told = f"{first} is {name if name in holding else f'not {name}'} {second} ."
@@ -156,9 +160,9 @@ def _pairs(entries: list[dict]) -> tuple[tuple[Thing, int], ...]:
 def make_metadata(tag: str, prompt: str, includes: list[tuple[Thing, int]], relations: list[Relation]) -> dict:
     """Return the metadata of a prompt in the format of GenEval. A picture must show exactly the wanted number of each
     thing. So the list `exclude` has an entry for each thing in `includes`, with the wanted number plus one: this many
-    objects, or more, are forbidden. For each shape that is wanted in certain colours, `exclude` has one more entry
-    without a colour, with the wanted number of all these colours together plus one. For example, for 2 red bars and 1
-    blue bar, `exclude` has 3 red bars, 2 blue bars, and 4 bars of any colour."""
+    objects, or more, are forbidden. If a shape is wanted in certain colours, `exclude` has one more entry for this
+    shape in any colour. The number in this entry is the wanted number of all these colours together, plus one. For
+    example, for 2 red bars and 1 blue bar, `exclude` has 3 red bars, 2 blue bars, and 4 bars of any colour."""
     positions = {relation.first: [relation.name, relation.second] for relation in relations}
     include = [_entry(thing, count) for thing, count in includes]
     for index, position in positions.items():
@@ -190,8 +194,8 @@ def canonical_relations(demand: Demand) -> list[tuple[Thing, str, Thing]]:
 
 def canonical_key(includes: list[tuple[Thing, int]], relations: list[Relation]) -> str:
     """Return a text key of a set of constraints: the objects, their numbers and their relations that a prompt asks for.
-    Equal sets have equal keys: the order of the constraints does not matter, nor whether a relation is written as "a
-    left of b" or as "b right of a"."""
+    Equal sets have equal keys. The order of the constraints does not matter. The relations "a left of b" and "b right
+    of a" count as equal, too."""
     demand = Demand(tuple(includes), (), tuple(relations))
     ordered = sorted(includes, key=lambda pair: (pair[0].rank(), pair[1]))
     return json.dumps([ordered, canonical_relations(demand)])

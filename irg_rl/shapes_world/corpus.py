@@ -16,7 +16,7 @@ from irg_rl.shapes_world.teacher import BLUR, IMPROVING_QUESTION, INITIAL_QUESTI
 def corpus(n: int = 2000, seed: int = 0) -> Iterator[str]:
     """Yield three texts for each of `n` train prompts: the prompt, its think text (what the picture must show) and a
     reflection (the errors of a picture and their repairs). For every eighth prompt, also yield questions, answers, the
-    text "nothing to change", and a list of all words for cells, numbers, colours, shapes and defects."""
+    text "nothing to change", and a word list. It has all words for cells, numbers, colours, shapes and defects."""
     rng = random.Random(seed)
     for index, prompt in enumerate(make_prompts(n, "train", seed)):
         yield prompt.text

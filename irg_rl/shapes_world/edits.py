@@ -71,13 +71,13 @@ def plan_edits(
     the objects that were found in the picture, and `metadata` says what the prompt asks for. The list is empty if the
     picture is right.
 
-    If `max_fixes` is None, all defects are repaired. If some relation does not hold after these repairs, objects are
-    also moved, so that all relations hold and the edited picture is right.
+    If `max_fixes` is None, all defects are repaired. If a relation does not hold after these repairs, objects are also
+    moved. So all relations hold afterwards, and the edited picture is right.
 
-    If possible, a new object goes into a grid cell where its relations hold. Among these cells, those with unreadable
-    content come first, and then empty cells. If several cells are equally good, the object takes the first one, row by
-    row. (With randomly chosen cells, a model did not learn which cells are free, and it put two of three objects on top
-    of others.)
+    If possible, a new object goes into a grid cell where its relations hold. Of these cells, unreadable cells come
+    first, and then empty cells. If several cells are equally good, the object takes the first one, row by row. (With
+    randomly chosen cells, a model did not learn which cells are free, and it put two of three objects on top of
+    others.)
 
     `overlooked` maps a kind of defect to the share of such defects that are not repaired. Raises ValueError if
     `overlooked` is not empty and `max_fixes` is None.
@@ -107,8 +107,8 @@ def plan_edits(
 def apply_edits(pixels: np.ndarray, reading: PictureReading, edits: list[Edit], rng: random.Random) -> np.ndarray:
     """Return the picture after the edits, as uint8 [24, 24, 3]. `pixels` is the picture before them, and `reading`
     lists the objects that were found in it. Only the cells named by the edits change. A new object gets a random size
-    and position in its cell. A recoloured object changes only its colour, a reshaped one only its shape, and a moved
-    one only its cell. Raises ValueError if there is no object in the cell that an edit changes."""
+    and position in its cell. A recoloured object changes only its colour, a reshaped object only its shape, and a moved
+    object only its cell. Raises ValueError if there is no object in the cell that an edit changes."""
     edited = pixels.copy()
     board = {seen.cell: seen for seen in reading.objects}
 

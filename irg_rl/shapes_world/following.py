@@ -21,9 +21,9 @@ def reflection_truth(text: str, reading: PictureReading, metadata: dict) -> floa
 
     A text that does not follow the grammar of reflections scores 0. A reflection that says "nothing to change" scores 1
     if the picture is right and 0 if it is wrong. A reflection that names defects scores 0 if the picture is right. If
-    the picture is wrong, its score is the F1 score of the stated defects compared with the real defects. For this F1
-    score, a text that names MOST_NAMED real defects has the recall 1, even if the picture has more defects. Raises
-    ValueError if the metadata ask for something that the shapes world does not have.
+    the picture is wrong, such a reflection gets the F1 score of the stated defects compared with the real defects. For
+    this F1 score, a text that names MOST_NAMED real defects has the recall 1, even if the picture has more defects.
+    Raises ValueError if the metadata ask for something that the shapes world does not have.
     """
     parsed, verdict = parse_reflection(text), judge(reading, metadata)
     if parsed is None:
@@ -60,9 +60,9 @@ def following(text: str, before: PictureReading, after: PictureReading) -> float
     `before`, in [0, 1]. The result is the share of requested edits that are done, times the share of all other grid
     cells that stay the same. If the text asks for no edits, the result is the share of all cells that stay the same.
 
-    Among the other cells, those that cannot be read in `before` are ignored. A cell that can be read in `before` but
-    not in `after` counts as changed. If there are other cells but none of them can be read in `before`, the result is
-    0, because nothing shows that the picture was kept.
+    Among the other cells, those that cannot be read in `before` are ignored. A cell counts as changed if it can be read
+    in `before`, but not in `after`. If no other cell can be read in `before`, the result is 0, because nothing shows
+    that the picture was kept.
     """
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits

@@ -36,7 +36,7 @@ class NotUnderstood(ValueError):
 class AskedOfPrompt:
     """A question to the judge about a prompt. `demand` is what the prompt asks for, and `images` is the number of
     images, 1 or 2. With one image, the question is whether the image shows what the prompt asks for. With two images,
-    it is which of them fits the prompt better."""
+    the question is which image fits the prompt better."""
 
     images: int
     demand: Demand
@@ -46,17 +46,17 @@ class AskedOfPrompt:
 class AskedOfReflection:
     """A question to the judge about a reflection, a text that says what an image shows and what to change. `images` is
     the number of images, 1 or 2. With one image, the question is whether the text is true of the image. With two
-    images, it is whether the second image shows the changes."""
+    images, the question is whether the second image shows the changes."""
 
     images: int
     reflection: str
 
 
 def parse_question(question: str) -> AskedOfPrompt | AskedOfReflection:
-    """Parse a question to the judge. If it quotes a prompt, the result says what the prompt demands of an image. If it
-    quotes a reflection, the result has the text of the reflection. In both cases, it also says how many images the
-    question is about. Raises NotUnderstood if the question has none of the forms shown at the top of this module, or if
-    its prompt cannot be parsed."""
+    """Parse a question to the judge. If the question quotes a prompt, the result says what the prompt demands of an
+    image. If the question quotes a reflection, the result has the text of the reflection. The result also has the
+    number of images in the question. Raises NotUnderstood if the question has none of the forms shown at the top of
+    this module, or if its prompt cannot be parsed."""
     quoted = QUOTED.search(question)
     if quoted is None:
         raise NotUnderstood(f"nothing is quoted in {question[:120]!r}")

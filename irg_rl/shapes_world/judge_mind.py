@@ -1,9 +1,9 @@
 """Answers questions about images, as the built-in judge. It reads the pixels with the checker of the shapes world, and
 the words with a small parser.
 
-The judge makes small, reproducible errors on purpose. How strongly it believes that an image is right is a number, the
-logit of "yes". This logit is a function of the checker's graded score, plus noise that depends on the seed, the image
-and the question. When the judge compares two images, it slightly prefers the first one, as real judges do. If it cannot
+The judge makes small, reproducible errors on purpose. Its belief that an image is right is a number, the logit of
+"yes". This logit is a function of the checker's graded score, plus noise. The noise depends on the seed, the image and
+the question. When the judge compares two images, it slightly prefers the first one, as real judges do. If it cannot
 parse a question, its answer is a text that says neither yes nor no. The program that asked must count such an answer as
 a failure.
 """
@@ -29,10 +29,11 @@ FIRST_POSITION_BIAS = 0.4
 
 
 def answer(question: str, images: tuple[Pixels, ...], seed: int = 0) -> Answer:
-    """Return the judge's answer to a question. The question is a yes/no question about an image, a reflection or an
-    edit, or it asks which of two images fits a prompt better. The answer has a text and the probabilities of the
-    possible words. It has no probabilities if the question cannot be parsed, or if it is about another number of images
-    than `images` has. `seed` determines the random errors that the judge makes on purpose."""
+    """Return the judge's answer to a question. A question can be a yes/no question about an image, a reflection or an
+    edit. It can also ask which of two images fits a prompt better. The answer has a text and the probabilities of the
+    possible words. The answer has no probabilities in two cases: the question cannot be parsed, or `images` does not
+    have the number of images that the question needs. `seed` determines the random errors that the judge makes on
+    purpose."""
     try:
         asked = parse_question(question)
     except NotUnderstood as puzzle:

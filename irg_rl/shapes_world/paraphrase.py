@@ -9,10 +9,10 @@ _LISTS = re.compile(r"(?P<opening>i see|also) (?P<items>[^.]+) \.")
 
 
 def paraphrase(text: str) -> str | None:
-    """Return a reflection in other words. `text` is the reflection (a text about the errors of a picture), which
-    contains lists of objects; in the result, the order of each list is reversed. Return None if the result equals
-    `text`, or if `text` does not follow the grammar of the teacher (the program that writes reflections for
-    training)."""
+    """Return a reflection in other words. `text` is the reflection, a text about the errors of a picture. It contains
+    lists of objects. In the result, the order of each list is reversed. Return None if the result equals `text`. Also
+    return None if `text` does not follow the grammar of the teacher, the program that writes reflections for
+    training."""
     turned = _LISTS.sub(
         lambda found: f"{found['opening']} {' , '.join(reversed(found['items'].split(' , ')))} .", text
     )

@@ -6,10 +6,10 @@ on the *set*, not on the sentence. So two sentences with the same set are always
 of b" and "b right of a" state the same constraint.
 
 There are seven tasks (kinds of prompt). Six of them come from the GenEval benchmark and have few possible sets of
-constraints. All sets of such a task are sorted by a hash, and the sorted list is cut into three pieces, one each for
-test, validation and train. So each of these three splits gets some sets of every task. The seventh task, `scene`, has
-too many sets to list. The split of such a set is decided by its hash alone. The split `hard` gets some of the scenes
-with three or more constraints.
+constraints. All sets of such a task are sorted by a hash. The sorted list is cut into three pieces for test, validation
+and train. So each of these three splits gets some sets of every task. The seventh task, `scene`, has too many sets to
+list. For a set of this task, the hash alone decides the split. The split `hard` gets some of the scenes with three or
+more constraints.
 
 In train, one set can be phrased in many ways. The other splits serve for measurement, and there every prompt has a
 different set.
@@ -105,14 +105,14 @@ def make_prompts(n: int, split: str, seed: int, mix: dict[str, float] | None = N
 
 
 def split_of(metadata: dict) -> str:
-    """Return the name of the split (such as "train") to which the set of constraints in these metadata belongs. The set
-    of constraints is all that the prompt asks for: objects and their relations."""
+    """Return the name of the split, such as "train", for the metadata of a prompt. The split depends only on the set of
+    constraints in the metadata. This set is all that the prompt asks for: objects and their relations."""
     return _split_of_key(metadata_key(metadata))
 
 
 def set_name(key: str) -> str:
     """Return a description in words of a set of constraints (what a prompt asks for), such as `1 red ring, 2 bar; red
-    ring above bar`. `key` is a text that identifies the set; the function `constraints.canonical_key` makes it."""
+    ring above bar`. `key` is the text key of the set, made by `constraints.canonical_key`."""
     includes, relations = json.loads(key)
     things = ", ".join(f"{count} {Thing(*thing)}" for thing, count in includes)
     return "; ".join([things, *(f"{Thing(*first)} {name} {Thing(*second)}" for first, name, second in relations)])

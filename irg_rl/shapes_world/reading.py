@@ -1,14 +1,14 @@
 """Finds the objects in a picture from its pixels. Every cell of the picture is compared with every shape, size, shift
 and colour of the shapes world.
 
-Let x be the pixels of a cell, b the background colour, m the coverage of a candidate shape (the share of each pixel
-that the shape covers) and p the colour of the candidate. With d = x - b, the residual of the candidate is
+Let x be the pixels of a cell, and b the background colour. A candidate shape has the colour p and the coverage m (the
+share of each pixel that the shape covers). With d = x - b, the residual of the candidate is
 
     r = sum over pixels and channels of (x - b - m (p - b))^2
       = |d|^2 - 2 sum_c (p_c - b_c)(m . d_c) + |p - b|^2 |m|^2
 
 So one matrix product is enough for all candidates. Each shape has a sharp and a blurred coverage, because an
-autoencoder blurs pictures. A cell is empty if it hardly differs from the background. It is unclear if the best
+autoencoder blurs pictures. A cell is empty if it hardly differs from the background. A cell is unclear if the best
 candidate leaves a large residual, or if a candidate of another shape or colour is almost as good.
 """
 
@@ -60,8 +60,8 @@ def read(pixels: np.ndarray) -> PictureReading:
 
 
 def read_batch(images: np.ndarray) -> list[PictureReading]:
-    """Return, for each picture in uint8 [N, 24, 24, 3], the objects, the unreadable cells and the background colour
-    that are found in its pixels. Raises ValueError if the array has another shape or type."""
+    """Return one reading per picture: the objects, the unreadable cells and the background colour found in its pixels.
+    `images` has N pictures, uint8 [N, 24, 24, 3]. Raises ValueError if the array has another shape or type."""
     side = WORLD.pixels
     if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8:
         raise ValueError(f"the checker reads uint8 [N, {side}, {side}, 3] pictures, not {images.dtype} {images.shape}")

@@ -19,9 +19,10 @@ def cell_slices(cell: str) -> tuple[slice, slice]:
 
 @cache
 def mask(shape: str, size: str, dx: int, dy: int) -> np.ndarray:
-    """Return how a shape covers a cell of a picture, as float32 [8, 8]: for each pixel of the cell, the share of the
-    pixel that the shape covers, in [0, 1]. `size` names the size of the shape. `dx` and `dy` shift the shape from the
-    middle of the cell to the right and down, as far as the cell has room. Raises ValueError if the shape is unknown."""
+    """Return how a shape covers a cell of a picture, as float32 [8, 8]. Each value belongs to one pixel of the cell. It
+    is the share of the pixel that the shape covers, in [0, 1]. `size` names the size of the shape. `dx` and `dy` shift
+    the shape from the middle of the cell to the right and down, as far as the cell has room. Raises ValueError if the
+    shape is unknown."""
     half = SIZES[size] / 2
     room = WORLD.cell / 2 - half
     fine = (np.arange(WORLD.cell * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - WORLD.cell / 2

@@ -133,8 +133,8 @@ def own_image_rows(
     mix: RowMix = RowMix(),
 ) -> dict[str, list[Messages]]:
     """Make training rows from first pictures that a model has drawn itself. Return a dict that maps each mode in
-    `modes` to its rows, one row per picture. A mode is a kind of training row. All these modes must be improving modes,
-    whose rows are about the errors of a given first picture.
+    `modes` to its rows, one row per picture. A mode is a kind of training row. All these modes must be improving modes:
+    their rows are about the errors of a given first picture.
 
     `images` are the first pictures, uint8 [N, 24, 24, 3], one per prompt. If a picture is right, its row ends with the
     text "nothing to change". If it is wrong, the teacher (a program) repairs it. The setting `mix.stop_share` (the
@@ -177,7 +177,7 @@ def encode_png(pixels: np.ndarray) -> str:
 
 
 def decode_png(content: str) -> np.ndarray:
-    """Return the pixels of a PNG in base64. It does the opposite of `encode_png`."""
+    """Return the pixels of a PNG in base64. This is the opposite of `encode_png`."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
 
 

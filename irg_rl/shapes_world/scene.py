@@ -49,8 +49,8 @@ Color = tuple[int, int, int]
 
 class Object(NamedTuple):
     """One shape in one cell. `dx` and `dy` are -1, 0 or 1 and shift the object from the middle of its cell. Positive
-    values shift it to the right and down. A shift of 1 is one pixel for a small object, but only a quarter of a pixel
-    for a large object, which would otherwise leave its cell."""
+    values shift it to the right and down. A shift of 1 is one pixel for a small object. For a large object it is only a
+    quarter of a pixel, so the object stays inside its cell."""
 
     shape: str
     color: str
@@ -81,8 +81,8 @@ class Scene:
 
 def stands(first: str, relation: str, second: str) -> bool:
     """Return whether the grid cell `first` is `relation` (for example "left of") the grid cell `second`. Two cells in
-    the same column are neither left nor right of each other, and two cells in the same row are neither above nor below
-    each other."""
+    the same column are neither left nor right of each other. Two cells in the same row are neither above nor below each
+    other."""
     match relation:
         case "left of":
             return COLUMN[first] < COLUMN[second]

@@ -67,9 +67,9 @@ def random_object(thing: Thing, cell: str, rng: random.Random) -> Object:
 
 
 def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, clutter_share: float = 0.1) -> Scene:
-    """Return a wrong scene. It is a copy of `scene`, which is right for the prompt with these metadata, with
-    `n_defects` random defects. A defect is one of these: an object is missing, is unreadable, has a wrong colour or
-    shape, or is in a wrong place, or there is one object too many. No two defects change the same object.
+    """Return a wrong scene: a copy of `scene` with `n_defects` random defects. `scene` itself is right for the prompt
+    with these metadata. A defect is a missing object, an unreadable object, a wrong colour, shape or place of an
+    object, or one object too many. Two defects never change the same object.
 
     Two defects can cancel each other out, so a scene is made again until the checker finds exactly `n_defects` defects.
     After PATIENCE attempts, any scene with at least one defect is accepted. With probability `clutter_share`, the scene
@@ -91,7 +91,7 @@ def corrupt(scene: Scene, metadata: dict, rng: random.Random, n_defects: int, cl
 
 
 class Wreck:
-    """A scene to which random defects are added one by one. No object is changed by two defects."""
+    """A scene to which random defects are added one by one. Two defects never change the same object."""
 
     def __init__(self, scene: Scene, demand: Demand, rng: random.Random) -> None:
         self.background, self.demand, self.rng = scene.background, demand, rng

@@ -49,8 +49,8 @@ class Examples:
 
     def scenes(self, n: int) -> tuple[list[Scene], list[str]]:
         """Return (scenes, captions): `n` scenes, and for each scene its own caption. All captions are different. Every
-        second scene is a damaged copy of the scene before it, and its caption is true of the damaged copy. Such a pair
-        is a hard negative, which a contrastive batch needs."""
+        second scene is a damaged copy of the scene before it, and its caption is true of the damaged copy. A
+        contrastive batch needs such pairs as hard negatives."""
         scenes: list[Scene] = []
         captions: list[str] = []
         while len(scenes) < n:

@@ -49,9 +49,9 @@ class ShapesWorld(World[ShapesSettings]):
         return make_prompts(made[split] if count is None else count, split, self.seed, own.prompt_mix)
 
     def verdicts(self, images: list[Pixels], prompts: list[Prompt]) -> list[Verdict | None]:
-        """Return one verdict per picture. The checker computes it from the pixels by fixed rules. A verdict is None if
-        the picture has another size than the pictures of the shapes world, or if the prompt asks for something that
-        this world does not have."""
+        """Return one verdict per picture. The checker computes it from the pixels by fixed rules. A verdict is None in
+        two cases: the picture has a wrong size, or the prompt asks for something that the shapes world does not
+        have."""
         found: list[Verdict | None] = [None] * len(images)
         side = WORLD.pixels
         readable = [place for place, image in enumerate(images) if image.shape == (side, side, 3)]
@@ -86,8 +86,8 @@ class ShapesWorld(World[ShapesSettings]):
 
     def truth(self, text: str, image: Pixels, prompt: Prompt) -> float | None:
         """Return how true the reflection `text` (a text about the errors of a picture) is of the picture, in [0, 1].
-        The rules are those of `following.reflection_truth`. The score is graded, so that several reflections on one
-        prompt can get different scores. Return None if the checker cannot read the picture or the prompt."""
+        The rules are the same as in `following.reflection_truth`. The score is graded, so that several reflections on
+        one prompt can get different scores. Return None if the checker cannot read the picture or the prompt."""
         if not self._can_read(prompt, image):
             return None
         return reflection_truth(text, read(image), prompt.metadata)

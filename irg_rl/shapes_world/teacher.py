@@ -74,8 +74,8 @@ _PATTERNS = {kind: re.compile(sentence) for kind, sentence in _SENTENCES.items()
 @dataclass(frozen=True)
 class ParsedReflection:
     """A reflection as data. If it says that nothing is to be changed, `stop` is True. Otherwise, `defects` are the
-    stated errors and `edits` their repairs, in the same order. For a defect of the kind shape, the field `want` (the
-    wanted object) gets the colour of the object in the picture, because the text names only the wanted shape."""
+    stated errors and `edits` their repairs, in the same order. For a defect of the kind shape, the text names only the
+    wanted shape. So the wanted object (`want`) gets the colour of the object in the picture."""
 
     stop: bool
     edits: tuple[Edit, ...] = ()
@@ -84,8 +84,8 @@ class ParsedReflection:
 
 def think_text(metadata: dict) -> str:
     """Return the think text of a prompt: the objects that the prompt asks for with their numbers, then the relations.
-    Both are in the order of the metadata. They are not sorted, because a model learns to copy much earlier than to
-    sort. An example is "<think> i need one red ring , two bar . red ring above bar . </think>"."""
+    Objects and relations are in the order of the metadata. They are not sorted, because a model learns to copy much
+    earlier than to sort. An example is "<think> i need one red ring , two bar . red ring above bar . </think>"."""
     demand = parse_metadata(metadata)
     text = "i need " + " , ".join(f"{NUMBERS[count]} {thing}" for thing, count in demand.includes) + " ."
     for first, name, second in demand.relations:
@@ -96,10 +96,10 @@ def think_text(metadata: dict) -> str:
 def sight_text(reading: PictureReading, metadata: dict) -> str:
     """Return a text that describes the picture for a given prompt. It says, in this order:
 
-    - For each kind of object that the prompt asks for, in the words and order of the think text (the text that the
-      model writes before its first image): the cells of these objects, their number, and whether they are too few or
-      too many.
-    - For each relation that the prompt demands: whether it holds. A relation is left out if the picture has no object
+    - The kinds of object that the prompt asks for. For each kind, the text says where the objects are, their number,
+      and whether they are too few or too many. Words and order are the same as in the think text, which the model
+      writes before its first image.
+    - The relations that the prompt demands, and whether they hold. A relation is left out if the picture has no object
       of one of its two kinds.
     - All other contents of cells: further objects and unreadable cells.
 
@@ -131,9 +131,10 @@ def reflect(
     max_fixes: int | None = 2,
     overlooked: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str, list[Edit]]:
-    """Return (reflection, edits): the teacher's text about a picture, and the edits that this text asks for. They
-    repair at most `max_fixes` defects; if `max_fixes` is None, they repair all. `overlooked` maps a kind of defect to
-    the share of such defects for which no edit is made, although the description of the picture shows them."""
+    """Return (reflection, edits): the teacher's text about a picture, and the edits that this text asks for. The edits
+    repair at most `max_fixes` defects. If `max_fixes` is None, they repair all defects. `overlooked` maps a kind of
+    defect to a share. This share of such defects gets no edit, although the description of the picture shows the
+    defects."""
     edits = plan_edits(reading, metadata, rng, max_fixes, overlooked)
     return reflection_text(sight_text(reading, metadata), edits), edits
 
@@ -281,7 +282,7 @@ def true_statements(stated: tuple[Defect, ...], there: tuple[Defect, ...]) -> in
 
 def claim(defect: Defect) -> tuple:
     """Return a tuple by which a defect can be compared with other defects. It has the fields of the defect without the
-    grid cell. If the kind of the defect is shape, only the shape of `want` (the object that should be there) is in the
-    tuple, not its colour."""
+    grid cell. For a defect of the kind shape, the tuple has only the shape of `want` (the object that should be there),
+    not its colour."""
     kind, thing, want, relation, other = defect.claim()
     return kind, thing, want.shape if kind is DefectKind.SHAPE else want, relation, other

@@ -57,8 +57,8 @@ class Subject:
     cache: ModelCache = field(default_factory=ModelCache, compare=False)
 
     def take(self) -> Folder:
-        """Load the model of this checkpoint, or take it from the cache. If the device is the one that the recipe names,
-        the attention kernels of the recipe are used. On any other device, they are chosen automatically."""
+        """Load the model of this checkpoint, or take it from the cache. On the device that the recipe names, the
+        attention kernels of the recipe are used. On any other device, the kernels are chosen automatically."""
         attention = self.recipe.engine.attention if self.device == self.recipe.engine.device else "auto"
         return self.cache.take(self.path, self.device, self.dtype, attention)
 
@@ -73,9 +73,9 @@ class Subject:
 
     @property
     def evaluated(self) -> dict:
-        """Return, as JSON data, the settings with which the evaluation of this checkpoint samples images: those of
-        sampling (for example the temperature and the number of time points; the number of turns is left out), those of
-        guidance and those of the noise."""
+        """Return, as JSON data, the settings with which the evaluation of this checkpoint samples images. They are the
+        settings of sampling, guidance and noise. Examples are the temperature and the number of time points. The number
+        of turns is left out."""
         noise = self.evaluation.noise
         return {
             "sampling": self.sampling.model_dump(mode="json", exclude={"turns"}),
@@ -91,10 +91,14 @@ class Subject:
         is_noisy: bool = True,
         **changes: object,
     ) -> Sampler:
-        """Return a sampler with the evaluation settings of this checkpoint. Each argument replaces some of these
-        settings: `guidance`, `is_stop` (a function that says which texts end a trajectory; None stands for the stop
-        phrase of the settings), `is_noisy` (False turns the evaluation noise off) and `changes` (single sampling
-        settings by name). The sampler records no data for training."""
+        """Return a sampler with the evaluation settings of this checkpoint. The sampler records no data for training.
+        Each argument replaces some of the evaluation settings:
+
+        - `guidance`: the guidance settings
+        - `is_stop`: a function that says which texts end a trajectory; None stands for the stop phrase of the settings
+        - `is_noisy`: False turns the evaluation noise off
+        - `changes`: single sampling settings by name
+        """
         sampling = self.sampling.model_copy(update=changes)
         return evaluation_sampler(
             self.take(), sampling, self.evaluation, guidance=guidance, is_noisy=is_noisy, is_stop=is_stop
@@ -103,7 +107,7 @@ class Subject:
     def sample(self, sampler: Sampler, requests: Sequence[Request], turns: int, tick: Tick) -> list[Trajectory]:
         """Sample one trajectory per request and return all trajectories. They are sampled in batches; the batch size is
         a setting of the evaluation. After each batch, `tick` is called to report progress. Its argument is the largest
-        number of images that the batch can have, which is `turns` per request."""
+        possible number of images in this batch: `turns` per request."""
         size, out = self.evaluation.batch_size, []
         for begin in range(0, len(requests), size):
             part = requests[begin : begin + size]
@@ -123,8 +127,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class LearningSetup:
-    """The settings with which RL would train a checkpoint: those of the learner, and the options of the credit scheme
-    (the rule that turns the scores of images into advantages)."""
+    """The settings with which RL would train a checkpoint: the learner settings, and the options of the credit scheme.
+    The credit scheme is the rule that turns the scores of images into advantages."""
 
     learner: LearnerSettings
     options: Section
@@ -136,7 +140,7 @@ class Bench:
 
     verify: a function that returns one verdict per image, or None for an image that could not be judged.
     check_reflection: the function of the task that checks whether a reflection is right. It is None if the task cannot
-    judge the prompts, so that rewards decide whether images are right.
+    judge the prompts. Then rewards decide whether images are right.
     unclear: a function that counts, for each image, the grid cells that the checker cannot read. It is None if the
     prompts are not from the shapes world (the task with coloured shapes in a grid of nine cells).
     paraphrase: a function that returns a reflection in other words, or None if it cannot reword it. `paraphrase` itself

@@ -199,7 +199,7 @@ def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:
     """Return table rows that describe the gradients of one batch. `gradients` maps a loss term (text or image) to a
     dict: parameter name -> gradient. There is one row for each pair of a loss term and a part of the model
     (understanding or generation). Each row has the exact squared norm of the gradient and a sketch of the gradient (a
-    short random projection). Both are zero if there is no gradient."""
+    short random projection). Norm and sketch are zero if there is no gradient."""
     rows = []
     for term, part in itertools.product(TERMS, ModelPart):
         own = {name: g for name, g in gradients.get(term, {}).items() if part_of(name) == part}
@@ -248,9 +248,9 @@ class Gradients:
         return float(np.sqrt(max(np.diag(self.gram(term)).mean(), 0.0)))
 
     def gained(self, reference: "Gradients", term: str) -> Measure:
-        """Return the signal-to-noise ratio of this credit scheme's gradient minus that of the scheme `reference`.
-        `term` is one loss term (text or image), or `joint` for the sum of both. Both ratios are computed on the same
-        batches."""
+        """Return the signal-to-noise ratio of these gradients, minus the ratio of the gradients `reference` of another
+        credit scheme. `term` is one loss term (text or image), or `joint` for the sum of both. Both ratios are computed
+        on the same batches."""
         return sketch.jackknifed(
             lambda own, other: sketch.signal_to_noise(own) - sketch.signal_to_noise(other),
             self.gram(term), reference.gram(term),

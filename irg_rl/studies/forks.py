@@ -129,10 +129,10 @@ def by_turn(frame: Frame) -> dict[str, list[Measure]]:
 
 def gained(frame: Frame, reference: str | None) -> dict[str, Measure]:
     """Return, for every arm (variant of the training settings), a difference between two shares of correct images at
-    the last turn. The first share is that of this arm after training. If `reference` is the name of an arm, the share
-    of that other arm after training is subtracted. If `reference` is None, the share of the checkpoint from which this
-    arm's training started is subtracted. The difference is paired over prompts and uses only seeds that both sides
-    have."""
+    the last turn. The first share is measured after the training of this arm, and the second share is subtracted. If
+    `reference` is the name of an arm, the second share is measured after the training of that arm. If `reference` is
+    None, the second share is measured at the checkpoint where the training of this arm started. The difference is
+    paired over prompts and uses only the seeds of this arm."""
     found = {}
     for (arm,), rows in frame.groups("arm"):
         own, prompts = rights(rows.where(when="after"))

@@ -1,5 +1,5 @@
-"""A table whose columns are numpy arrays, and functions that read and write such tables as parquet files. A study
-stores its measurements in these tables and makes its figures from them.
+"""A table with numpy arrays as columns, and functions that read and write such tables as parquet files. A study stores
+its measurements in these tables and makes its figures from them.
 
 Shape letter: N rows.
 """
@@ -47,9 +47,9 @@ class Frame:
         return list(zip(*(self[name].tolist() for name in names)))
 
     def where(self, mask: np.ndarray | None = None, **equal: Any) -> "Frame":
-        """Return a new table with some of the rows: those where `mask` is True and where each column given as a keyword
-        argument has the given value. For example, `where(turn=1)` selects the rows whose column `turn` is 1. If `mask`
-        is None, only the keyword arguments select the rows."""
+        """Return a new table with the selected rows. A row is selected if `mask` is True for it, and if each column
+        given as a keyword argument has the given value. For example, `where(turn=1)` selects the rows with the value 1
+        in the column `turn`. If `mask` is None, only the keyword arguments select the rows."""
         chosen = np.ones(len(self), bool) if mask is None else mask.astype(bool)
         for name, value in equal.items():
             chosen = chosen & (self[name] == value)
@@ -69,8 +69,7 @@ class Frame:
         """Arrange the values of the column `name` as a two-dimensional array, for example [trajectory, turn]. The first
         axis has one entry per distinct combination of values in the columns `rows`, in order of first appearance. The
         second axis has one entry per distinct value of the column `column`, in ascending order. Return the array and
-        the list of combinations. Every element must come from exactly one row of this table; otherwise ValueError is
-        raised."""
+        the list of combinations. Raises ValueError if an element does not come from exactly one row of this table."""
         keys = self.keys(*rows)
         lines = {key: line for line, key in enumerate(dict.fromkeys(keys))}
         places = {value: place for place, value in enumerate(sorted(self.values(column)))}

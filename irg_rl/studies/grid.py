@@ -60,9 +60,9 @@ def finish(folder: Path, study: Study, cell: Cell, tick: Tick) -> None:
 
 
 def results(folder: Path, study: Study, about: Mapping[str, str]) -> Frame:
-    """Join the results of all cells (combinations of settings) into one table, with a column for the commit of the code
-    that measured each row. Return the table, and also write it to `results.parquet` in `folder`, with `about` as the
-    metadata of the file. Raises InputError if no cell has any rows."""
+    """Join the results of all cells (combinations of settings) into one table. An extra column has the commit of the
+    code that measured each row. Return the table, and also write it to `results.parquet` in `folder`. `about` is stored
+    as the metadata of the file. Raises InputError if no cell has any rows."""
     tables = [read_table(cell_file(folder, study, cell)) for cell in study.cells()]
     tables = [with_commit(table) for table in tables if table.num_rows]
     if not tables:

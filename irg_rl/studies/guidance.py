@@ -1,6 +1,6 @@
-"""Study: what do stronger guidance scales improve, and what do they damage? For every pair of a text guidance scale and
-an image guidance scale, it measures the share of correct images and signs of image artefacts, such as saturated
-colours."""
+"""Study: what do stronger guidance scales improve, and what do they damage? A text guidance scale and an image guidance
+scale form a pair. For every pair, the study measures the share of correct images, and signs of image artefacts such as
+saturated colours."""
 
 import numpy as np
 

@@ -1,5 +1,5 @@
 """Study: what determines a refined image (an image that the model draws after a reflection on its last image)? Three
-causes are examined: the reflection, the given image (the one that is refined) and the random noise.
+causes are examined: the reflection, the given image (the image to refine) and the random noise.
 
 The first part of the study draws refinements again. Each time, the reflection or the given image is replaced, and
 everything else stays the same, including the noise. The second part draws, for each prompt, one image for every pair of
@@ -7,8 +7,8 @@ N reflections and S seeds.
 
 The setting `history` says what a refinement sees. With history `last`, it sees only the prompt, the think text (written
 before the first image), the last image and the reflection on it. So a refinement of any turn can be drawn again as the
-second image of a new trajectory, with the same image and reflection given. With history `full`, a refinement sees all
-earlier images and texts, so only the second image can be drawn again in this way.
+second image of a new trajectory, from the same image and reflection. With history `full`, a refinement sees all earlier
+images and texts, so only the second image can be drawn again in this way.
 """
 
 import random
@@ -38,8 +38,9 @@ GREY = 128
 
 @dataclass(frozen=True)
 class Refinement:
-    """One refinement in a trajectory (an image that was drawn from the image before it and a reflection), together with
-    these inputs. `turn` is the number of the refinement: 1 is the one that made the second image."""
+    """One refinement in a trajectory, together with its inputs. A refinement is an image that was drawn from two
+    inputs: the image before it and a reflection. `turn` is the number of the refinement; number 1 is the second image
+    of the trajectory."""
 
     trajectory: Trajectory
     turn: int
@@ -73,8 +74,9 @@ class Refinement:
 
 
 def refinements(trajectories: Sequence[Trajectory], turn: int) -> list[Refinement]:
-    """Return a list with refinement number `turn` of each trajectory that has one. A refinement is an image drawn after
-    a reflection on the image before it. Trajectories whose reflection in this turn asks for no change are left out."""
+    """Return refinement number `turn` of each trajectory, as a list. A refinement is an image drawn after a reflection
+    on the image before it. A trajectory is left out if it has no such refinement, or if its reflection in this turn
+    asks for no change."""
     asking = [t for t in trajectories if len(t.texts) > turn and not t.texts[turn].stop and t.turns >= turn]
     return [Refinement(t, turn) for t in asking]
 
@@ -87,10 +89,10 @@ the reflection to use, or None if the replacement is not possible."""
 
 def exchanges(paraphrase: Callable[[str], str | None] | None) -> dict[str, Exchange]:
     """Return a dict with all exchanges: name -> function. An exchange replaces the image or the reflection from which a
-    refinement is drawn again; only the exchange OWN replaces nothing. Its function takes three refinements: the one to
-    draw again, one of the same prompt (or None) and one of another prompt. It returns the image and the reflection to
-    use, or None if the exchange is not possible. `paraphrase` is a function that rewords a reflection. If `paraphrase`
-    is None, the exchange with a reworded reflection is never possible."""
+    refinement is drawn again; only the exchange OWN replaces nothing. Each function takes three refinements: the
+    refinement to draw again, a refinement of the same prompt (or None), and a refinement of another prompt. It returns
+    the image and the reflection to use, or None if the exchange is not possible. `paraphrase` is a function that
+    rewords a reflection. If `paraphrase` is None, the exchange with a reworded reflection is never possible."""
 
     def reworded(own: Refinement, sibling: Refinement | None, other: Refinement):
         words = None if paraphrase is None else paraphrase(own.words)
@@ -253,18 +255,18 @@ class Influence(Study[InfluenceSettings]):
 
 def parts_of(trajectory: Trajectory | None, turn: int) -> dict:
     """Return a dict with two arguments for a sampling request, `think` and `first_image`. The sampler uses this think
-    text and this first image instead of sampling its own. The think text is that of `trajectory`, and the image is the
-    one that refinement number `turn` of `trajectory` started from. If `trajectory` is None, the dict is empty, and the
-    sampler works from the prompt alone."""
+    text and this first image instead of sampling its own. Both come from `trajectory`: its think text, and the input
+    image of its refinement number `turn`. If `trajectory` is None, the dict is empty, and the sampler works from the
+    prompt alone."""
     if trajectory is None:
         return {}
     return {"think": trajectory.texts[0].ids, "first_image": trajectory.images[turn - 1].pixels}
 
 
 def partners(own: Refinement, sources: Sequence[Refinement]) -> tuple[Refinement | None, Refinement | None]:
-    """Return two other refinements from `sources`, whose image or reflection can replace that of `own`: first one of
-    the same prompt but another trajectory, then a random one of another prompt. Each of the two is None if there is no
-    such refinement."""
+    """Return two refinements from `sources`. Their image or reflection can replace the image or reflection of `own`.
+    The first has the same prompt as `own`, but is from another trajectory. The second is a random refinement of another
+    prompt. Each of the two is None if there is no such refinement."""
     siblings = [r for r in sources if r.prompt.id == own.prompt.id and r.trajectory is not own.trajectory]
     others = [r for r in sources if r.prompt.id != own.prompt.id]
     choice = random.Random(hashed("partners", own.prompt.id, own.trajectory.sample, own.turn))
@@ -300,9 +302,9 @@ def arm_of(frame: Frame, arm: str) -> Exchanged:
 
 
 def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
-    """Return two results: the rows of `frame` in which the exchange `arm` was used (refinements drawn again with the
-    image or the reflection replaced), and an array with the scores of the same refinements drawn without a replacement,
-    in the same order."""
+    """Return two results. The first has some rows of `frame`: refinements that were drawn again with another image or
+    another reflection. `arm` names what was replaced. The second is an array with the scores of the same refinements,
+    drawn without a replacement. It has the same order."""
     rows, whole = frame.where(arm=arm), frame.where(arm=OWN)
     score = dict(zip(whole.keys("prompt", "sample"), whole["score"].tolist()))
     rows = rows.where(np.array([key in score for key in rows.keys("prompt", "sample")], bool))
@@ -310,8 +312,8 @@ def paired_with_own(frame: Frame, arm: str) -> tuple[Frame, np.ndarray]:
 
 
 def variance(frame: Frame) -> dict[str, Measure]:
-    """Return, as a dict, which share of the variance of the image scores comes from the text (the reflection), which
-    from the random seed, and which from the interaction of both."""
+    """Return a dict: source -> its share of the variance of the image scores. The sources are the text (the
+    reflection), the random seed, and the interaction of both."""
     prompts = frame.values("prompt")
     return anova.shares(crossed(frame, prompts), prompts)
 

@@ -18,7 +18,8 @@ def terms(
 ) -> Terms:
     """Return the data from which the mean of the values `top` is computed: a numerator and a denominator for each
     value. A value is used if it is finite and `bottom` is True for it. If `bottom` is None, all finite values are used.
-    For a value that is used, the numerator is the value and the denominator is 1. For any other value, both are 0."""
+    For a value that is used, the numerator is the value and the denominator is 1. For any other value, numerator and
+    denominator are 0."""
     counted = np.isfinite(top.astype(float)) & (np.ones(len(top), bool) if bottom is None else bottom)
     return Terms(np.where(counted, np.nan_to_num(top.astype(float)), 0.0), counted.astype(float), list(prompt_ids))
 
@@ -46,9 +47,9 @@ def gain(a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"], prompt_ids: Seque
 def between(
     one: Float[np.ndarray, "N"], whose: Sequence[str], other: Float[np.ndarray, "M"], theirs: Sequence[str]
 ) -> Measure:
-    """Return mean(one) - mean(other), with a paired interval. Only values of prompts that occur on both sides are used.
-    `whose` has the prompt ids of `one`, and `theirs` those of `other`. The result is nan if the two sides have no
-    prompt in common."""
+    """Return mean(one) - mean(other), with a paired interval. `whose` has the prompt ids of the values `one`, and
+    `theirs` has the prompt ids of the values `other`. Only prompts that occur on both sides are used. The result is nan
+    if the two sides have no prompt in common."""
     both = set(whose) & set(theirs)
     return intervals.difference(_of(one, whose, both), _of(other, theirs, both))
 

@@ -1,6 +1,6 @@
 """Study: does RL need to train the texts, the images, or both? RL is run with only the text loss, with only the image
-loss, and with both. If the image loss is used, there is also a variant in which the gradient of this loss does not flow
-into the context, that is, everything before the image."""
+loss, and with both. Each run with the image loss has a second variant. In this variant, the gradient of the image loss
+does not flow into the context (everything before the image)."""
 
 from irg_rl.config import nearest
 from irg_rl.errors import InputError

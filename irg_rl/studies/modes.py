@@ -1,6 +1,6 @@
 """Study: which of the six learning modes are useful? The modes are the six kinds of SFT training rows in Interleaving
 Reasoning Generation (arXiv 2509.06945). This study repeats the first ablation of that paper: SFT is done several times
-with the same number of steps, namely with all modes, with full trajectories only, and with one mode left out at a time.
+with the same number of steps: with all modes, with full trajectories only, and, for each mode, once without this mode.
 """
 
 from irg_rl.config import Recipe, Stage

@@ -44,9 +44,9 @@ class Plate:
 class PlateLine:
     """One line of a figure: measured values `y` at the positions `x`.
 
-    `dashed` is True if the line is a bound, or a comparison that is not one of the conditions that the study varies.
-    `colour` is the number of the colour and marker. Lines with the same number look the same in all panels (subplots).
-    If it is None, the position of the line in its panel is used as the number.
+    `dashed` is True if the line shows a bound or a comparison, not a condition that the study varies. `colour` is the
+    number of the colour and marker. Lines with the same number look the same in all panels (subplots). If `colour` is
+    None, the position of the line in its panel is used as the number.
     """
 
     label: str
@@ -201,9 +201,9 @@ def heat_plate(
     x_label: str,
     y_label: str,
 ) -> Plate:
-    """Draw a heat map and return the figure: one square per pair (x, y), with the measured value, its interval and its
-    number of cases n. `panels` maps the title of each panel (subplot) to a dict: pair -> measured value. Every panel
-    has its own colour scale."""
+    """Draw a heat map and return the figure. There is one square per pair (x, y). It shows the measured value, its
+    interval and its number of cases n. `panels` maps the title of each panel (subplot) to a dict: pair -> measured
+    value. Every panel has its own colour scale."""
     with canvas(name, len(panels), width=1.05 * len(x) + 1.6, height=0.72 * len(y) + 1.7) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             table = np.full((len(y), len(x)), np.nan)
@@ -236,9 +236,9 @@ def stacks_plate(
     parts: Sequence[str],
     y_label: str,
 ) -> Plate:
-    """Draw groups of bars with intervals and return the figure. `panels` maps the title of each panel (subplot) to a
-    dict: name of a group of bars -> dict: name of a bar -> measured value. Each group has one bar for each name in
-    `parts`, side by side."""
+    """Draw groups of bars with intervals and return the figure. `panels` is a nested dict: title of a panel (subplot)
+    -> name of a group of bars -> name of a bar -> measured value. Each group has one bar for each name in `parts`, side
+    by side."""
     with canvas(name, len(panels)) as (figure, axes):
         for place, (panel, groups) in zip(axes, panels.items()):
             width = 0.8 / len(parts)

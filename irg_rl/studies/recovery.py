@@ -1,7 +1,7 @@
-"""Study: which errors does a model repair? A program draws correct images of the shapes world (the task whose images
-show coloured shapes in a grid of nine cells) and adds a known number of defects of one kind, such as a missing shape.
-The model first writes its think text (the plan before the first image) as usual. Then one of these images with defects
-takes the place of the model's own first image. From there on, the model reflects and refines as usual."""
+"""Study: which errors does a model repair? The study uses the shapes world, a task with coloured shapes in a grid of
+nine cells. A program draws correct images of this task. Then it adds a known number of defects of one kind, such as a
+missing shape. The model first writes its think text (the plan before the first image) as usual. Then an image with
+defects replaces the model's own first image. From there on, the model reflects and refines as usual."""
 
 import random
 
@@ -124,10 +124,10 @@ def _gained(rows: Frame, first: Frame, turn: int) -> Measure:
 
 
 def broken_scene(metadata: dict, kind: str, number: int, rng: random.Random) -> Scene | None:
-    """Return a random scene (description of an image of the shapes world) with exactly `number` defects. A defect is an
-    error against the prompt whose metadata are `metadata`. All defects are of one kind, `kind`: `missing`, `extra`,
-    `color`, `shape` or `relation`. If `kind` is `none`, return a correct scene instead. Return None if no scene with
-    these defects was found."""
+    """Return a random scene (description of an image of the shapes world) with exactly `number` defects. `metadata`
+    describes a prompt, and a defect is an error of the image against this prompt. All defects are of one kind, `kind`:
+    `missing`, `extra`, `color`, `shape` or `relation`. If `kind` is `none`, return a correct scene instead. Return None
+    if no scene with these defects was found."""
     demand = parse_metadata(metadata)
     if kind == NONE:
         return sample_scene(metadata, rng)

@@ -1,6 +1,7 @@
-"""Study: which credit scheme trains best? A credit scheme turns the scores of images into advantages. RL starts from
-one SFT checkpoint and is run once for each pair of a scheme and a seed; the trained models and their rewards are
-compared. The study `credit` looks at the same schemes, but it measures only their gradients and trains nothing."""
+"""Study: which credit scheme trains best? A credit scheme turns the scores of images into advantages. RL is run once
+for each pair of a scheme and a seed. All runs start from one SFT checkpoint. Then the study compares the trained models
+and their rewards. The study `credit` looks at the same schemes, but it measures only their gradients and trains
+nothing."""
 
 from typing import Any
 

@@ -26,9 +26,9 @@ def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.nd
     """Return one sketch (short vector with `places` entries) of the gradients of all parameters together. `gradients`
     maps the name of each parameter to its gradient. A parameter that is not in `gradients` counts as a gradient of 0.
 
-    Each number of a gradient is added to a random entry with a random sign. Both random choices depend only on the name
-    of the parameter. So sketches can be compared even if they belong to different batches, or to different credit
-    schemes (ways to turn rewards into advantages).
+    Each number of a gradient is added to a random entry with a random sign. Only the name of the parameter determines
+    these random entries and signs. So sketches can be compared even if they belong to different batches, or to
+    different credit schemes (ways to turn rewards into advantages).
     """
     total = torch.zeros(places, dtype=torch.float64)
     for name, gradient in gradients.items():
@@ -41,8 +41,8 @@ def sketch(gradients: Mapping[str, Tensor], places: int = PLACES) -> Float[np.nd
 
 
 def gram(sketches: Float[np.ndarray, "M K"], squares: Float[np.ndarray, "M"]) -> Float[np.ndarray, "M M"]:
-    """Return the matrix of inner products of the gradients of M batches. They are estimated from the sketches (short
-    vectors that represent the gradients), except for the diagonal, which has the exact squared norms `squares`."""
+    """Return the matrix of inner products of the gradients of M batches. The entries are estimated from the sketches
+    (short vectors that represent the gradients). Only the diagonal is exact: it has the squared norms `squares`."""
     table = sketches @ sketches.T
     np.fill_diagonal(table, squares)
     return table
@@ -66,10 +66,10 @@ def signal_to_noise(table: Float[np.ndarray, "M M"]) -> float:
 
 
 def half_cosine(table: Float[np.ndarray, "M M"]) -> float:
-    """Return the cosine between two mean gradients: that of the batches with an even index, and that of the batches
-    with an odd index. It is near 1 if the gradient has little noise. `table[i, j]` is the inner product of the
-    gradients of batches i and j. The inner products may be estimates. With estimates, the squared norm of a mean
-    gradient can come out as 0 or below. The cosine is then nan."""
+    """Return the cosine between two mean gradients. One is the mean over the batches with an even index. The other is
+    the mean over the batches with an odd index. The cosine is near 1 if the gradient has little noise. `table[i, j]` is
+    the inner product of the gradients of batches i and j. The inner products may be estimates. With estimates, the
+    squared norm of a mean gradient can come out as 0 or below. The cosine is then nan."""
     odd = np.arange(len(table)) % 2 == 1
     a, b = table[~odd][:, ~odd].sum(), table[odd][:, odd].sum()
     return float(table[~odd][:, odd].sum() / np.sqrt(a * b)) if a > 0 and b > 0 else float("nan")
@@ -79,14 +79,14 @@ def alignment(
     own: Float[np.ndarray, "M M"], reference: Float[np.ndarray, "M M"], across: Float[np.ndarray, "M M"]
 ) -> float:
     """Return the cosine between the expected gradients of two credit schemes (ways to turn rewards into advantages):
-    this scheme and a reference scheme. In each batch, both schemes have a gradient. Each argument has one inner product
-    of two gradients for every pair of batches i and j:
+    this scheme and a reference scheme. Each scheme has one gradient per batch. Each argument has one inner product of
+    two gradients for every pair of batches i and j:
     * `own[i, j]`: this scheme in batch i, and this scheme in batch j.
     * `reference[i, j]`: the reference scheme in batch i, and the reference scheme in batch j.
     * `across[i, j]`: this scheme in batch i, and the reference scheme in batch j.
 
-    Only pairs of different batches are used. So noise that both schemes share in a batch does not count. The cosine is
-    nan if the estimated squared norm of one of the expected gradients is 0 or below.
+    Only pairs of different batches are used. Within one batch, the two schemes share noise, and this noise would change
+    the result. The cosine is nan if the estimated squared norm of one of the expected gradients is 0 or below.
     """
     scale = signal(own) * signal(reference)
     return signal(across) / float(np.sqrt(scale)) if min(signal(own), signal(reference)) > 0 else float("nan")

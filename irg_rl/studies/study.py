@@ -1,5 +1,5 @@
-"""Base class of studies. A study defines a grid of cells (combinations of settings to measure), measures each cell, and
-derives its findings from the results of all cells."""
+"""Base class of studies. A study defines a grid of cells. A cell is a combination of settings to measure. The study
+measures each cell and derives its findings from the results of all cells."""
 
 import hashlib
 import json
@@ -61,9 +61,9 @@ class Findings:
 
 
 class Study(ABC, Generic[S]):
-    """Base class of all studies. If `needs_world` is True, the study works only with prompts of the shapes world (the
-    task with coloured shapes in a grid of nine cells). If `trains` is True, the study trains models before it measures
-    them. Each of these models is a fork: a copy of an existing run in which some settings are changed."""
+    """Base class of all studies. If `needs_world` is True, the study works only in the shapes world, a task with
+    coloured shapes in a grid of nine cells. If `trains` is True, the study trains models before it measures them. For
+    each model, it makes a fork: a copy of an existing run with some changed settings."""
 
     name: ClassVar[str]
     question: ClassVar[str]
@@ -82,9 +82,9 @@ class Study(ABC, Generic[S]):
 
     @abstractmethod
     def measure(self, cell: Cell, tick: Tick) -> list[FrameRow]:
-        """Measure one cell (combination of settings). Return the rows of its results, without the columns for `cell.at`
-        (the settings of the cell), which the caller adds. `measure` calls `tick` with the number of work units (for
-        example images) that have just been finished, for the progress bar."""
+        """Measure one cell (combination of settings). Return the rows of its results. The caller adds the settings of
+        the cell (`cell.at`) to these rows as columns. For the progress bar, `measure` calls `tick` with the number of
+        work units (for example images) that it has just finished."""
 
     @abstractmethod
     def findings(self, frame: Frame) -> Findings:
@@ -92,9 +92,11 @@ class Study(ABC, Generic[S]):
         settings). Its column `commit` names the commit of the code that measured each row."""
 
     def stamp(self, frame: Frame, samples: int = 1) -> str:
-        """Return the line of text that is printed below a diagram of the study. It names the number of prompts, the
-        seed, the commits of the code that measured the rows of `frame`, and the digests (hashes) of the recipes. If
-        `samples` (the number of samples per prompt) is not 1, the line names it too."""
+        """Return the line of text that is printed below a diagram of the study. The line names:
+        * the number of prompts, and `samples` (the number of samples per prompt) if it is not 1
+        * the seed
+        * the commits of the code that measured the rows of `frame`
+        * the digests (hashes) of the recipes"""
         each = "" if samples == 1 else f" x {samples} samples"
         return f"n = {len(frame.values('prompt'))} prompts{each} | seed {self.bench.seed} | {self.origin(frame)}"
 
@@ -102,10 +104,12 @@ class Study(ABC, Generic[S]):
         return f"commit {', '.join(frame.values('commit'))} | recipe {', '.join(self.bench.digests)}"
 
     def depends(self, *subjects: str) -> dict[str, Any]:
-        """Return a dict of the values that affect the results of a cell in every study: `prompts` (a hash of the
-        prompts), `seed`, `rewards` (the settings of the rewards that judge the images), and `subjects` (what identifies
-        each checkpoint that images are sampled from). The argument `subjects` has the labels of these checkpoints. All
-        values are JSON data."""
+        """Return a dict of the values that affect the results of a cell in every study. The argument `subjects` has the
+        labels of the checkpoints from which the images of the cell are sampled. All values are JSON data:
+        * `prompts`: a hash of the prompts
+        * `seed`: the seed of the random numbers
+        * `rewards`: the settings of the rewards that judge the images
+        * `subjects`: what identifies each of these checkpoints"""
         prompts = json.dumps([[p.id, p.text, p.metadata] for p in self.bench.prompts], sort_keys=True)
         return {
             "prompts": hashlib.sha256(prompts.encode()).hexdigest()[:12],

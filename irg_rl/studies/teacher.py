@@ -1,9 +1,9 @@
-"""Study: how good must a reflection be? The model first draws images. Each wrong first image is then refined with a
-reflection that a program (the teacher) has written and that is made worse in a known way. The share of refined images
-that are right shows how much each kind of error in the reflection costs.
+"""Study: how good must a reflection be? The model first draws images. For each wrong first image, a program (the
+teacher) writes a reflection. The study makes this reflection worse in a known way. Then the model refines the image
+with it. The share of refined images that are right shows how much each kind of error in the reflection costs.
 
-The teacher reads images and writes reflections. It can do this only in the shapes world (the task with coloured shapes
-in a grid of nine cells), so the study works only there.
+The teacher must recognise the objects in an image. It can do this only in the shapes world, a task with coloured shapes
+in a grid of nine cells. So the study works only in this task.
 """
 
 import random
@@ -161,9 +161,9 @@ def mended(rows: Frame) -> Measure:
 
 
 def reachable(rows: Frame) -> Measure:
-    """Return the share of wrong images whose defects can all be named in one reflection of the teacher (a program that
-    writes reflections). The other images have more defects than one reflection can name. `rows` has one row per wrong
-    image."""
+    """Return a share of the wrong images. An image counts if one reflection of the teacher (a program that writes
+    reflections) can name all its defects. The other images have too many defects for one reflection. `rows` has one row
+    per wrong image."""
     return measures.share(rows["reachable"].astype(bool), rows["prompt"].tolist())
 
 
@@ -178,11 +178,10 @@ def degraded(case: TeacherCase, cases: Sequence[TeacherCase], kind: str, amount:
 
     The other two can be made once in the whole reflection, with probability `amount`:
     * `extra`: a wrong edit is added. If the image has no empty cell for it, nothing is added.
-    * `sight`: the description is replaced by that of another image. This image is chosen from `cases`, the list of all
+    * `sight`: the description is replaced by the description of another image, chosen from `cases`, the list of all
       wrong images.
 
-    If `amount` grows and `seed` stays the same, all errors of the smaller amount are still made, and other errors can
-    be added.
+    With the same `seed`, a larger `amount` keeps all errors of a smaller amount. It can only add errors.
     """
     rng = random.Random(hashed(seed, "degrade", case.prompt.id, kind))
     sight, edits = sight_text(case.reading, case.prompt.metadata), []

@@ -6,8 +6,8 @@ sampled, even if a reflection says "nothing to change". These samples answer sev
 * How good could any other stopping rule be?
 * How much does an image change if it is drawn again after "nothing to change"?
 
-Every random number depends only on prompt, sample and turn. So, up to the first "nothing to change", a trajectory is
-the same as one that was sampled with the learned stop.
+Every random number depends only on prompt, sample and turn. So sampling with the learned stop would give the same
+trajectories, up to their first "nothing to change".
 
 Shape letters: N trajectories, T turns.
 """
@@ -141,8 +141,8 @@ class Arm:
 
     @cached_property
     def stops(self) -> Bool[np.ndarray, "N T"]:
-        """Return a boolean for each trajectory and turn: whether the text that the model wrote in this turn says
-        "nothing to change"."""
+        """Return a boolean for each trajectory and turn. It is True if the text of this turn says "nothing to
+        change"."""
         return self.table("stops").astype(bool)
 
     @property
@@ -151,37 +151,36 @@ class Arm:
 
     @cached_property
     def kept(self) -> Int[np.ndarray, "N"]:
-        """Return, for each trajectory, the index (from 0) of the image that the learned stop keeps: the last image
-        before the model first says "nothing to change". If the model never says this, the index is that of the last
-        image."""
+        """Return one image index (from 0) per trajectory: the image that the learned stop keeps. This is the last image
+        before the model first says "nothing to change". If the model never says this, the learned stop keeps the last
+        image of the trajectory."""
         return last_before_stop(self.stops)
 
     @cached_property
     def stopped(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, whether the trajectory has ended because of the learned stop: the model
-        has said "nothing to change" in this turn or in an earlier one."""
+        """Return a boolean for each trajectory and turn: whether the learned stop has ended the trajectory. It is True
+        if the model has said "nothing to change" in this turn or in an earlier turn."""
         return np.arange(self.turns)[None] > self.kept[:, None]
 
     @cached_property
     def learned(self) -> Bool[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, whether the trajectory has a right image after this turn if the learned
-        stop is used. The learned stop ends a trajectory when the model first says "nothing to change". In this and all
-        later turns, the trajectory keeps the last image before that."""
+        """Return a boolean for each trajectory and turn: whether the trajectory has a right image after this turn, with
+        the learned stop. The learned stop ends a trajectory when the model first says "nothing to change". In this and
+        all later turns, the trajectory keeps the last image before that."""
         kept = np.stack([self.kept_by(turn) for turn in range(self.turns)], axis=1)
         return np.take_along_axis(self.correct, kept, 1)
 
     @cached_property
     def passes(self) -> Float[np.ndarray, "N T"]:
-        """Return, for each trajectory and turn, the number of forward passes of the model from the start of the
-        trajectory until the image of this turn is drawn. Texts after this image are not counted. So, if the next text
-        says "nothing to change" and ends the trajectory, the passes for this text are missing here. The method `spent`
-        counts them."""
+        """Return one number for each trajectory and turn: the forward passes of the model from the start up to the
+        image of this turn. Texts after this image are not counted. For example, the next text may say "nothing to
+        change" and end the trajectory. The passes for this text are counted only by the method `spent`."""
         return (self.table("text_passes") + self.table("image_passes")).cumsum(1).astype(float)
 
     @property
     def renders(self) -> float:
-        """Return the mean number of images per trajectory with the learned stop: every trajectory ends when the model
-        first says "nothing to change". Images that were sampled after that do not count."""
+        """Return the mean number of images per trajectory with the learned stop. This stop ends a trajectory when the
+        model first says "nothing to change". Images that were sampled after that do not count."""
         return float((self.kept + 1).mean())
 
     @property
@@ -192,15 +191,15 @@ class Arm:
         return measures.share(self.correct[:, turn], self.prompts)
 
     def kept_by(self, turn: int) -> Int[np.ndarray, "N"]:
-        """Return, for each trajectory, the index (from 0) of the image that it has after turn `turn` (from 0), with the
-        learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The trajectory
-        then keeps its last image before that."""
+        """Return one image index (from 0) per trajectory: the image that the trajectory has after turn `turn` (from 0)
+        with the learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The
+        trajectory then keeps its last image before that."""
         return np.minimum(self.kept, turn)
 
     def spent(self, turn: int) -> Float[np.ndarray, "N"]:
-        """Return, for each trajectory, how many forward passes of the model were needed up to and including turn `turn`
-        (from 0) with the learned stop. The learned stop ends a trajectory when the model first says "nothing to
-        change". The passes for the text that says this are counted."""
+        """Return one number per trajectory: the forward passes of the model up to the end of turn `turn` (from 0), with
+        the learned stop. The learned stop ends a trajectory when the model first says "nothing to change". The passes
+        for this last text of the model are counted."""
         rows, kept = np.arange(len(self.kept)), self.kept_by(turn)
         stop_text = self.table("text_passes")[rows, np.minimum(kept + 1, self.turns - 1)]
         return self.passes[rows, kept] + np.where(self.kept < turn, stop_text, 0)
@@ -214,8 +213,8 @@ def last_before_stop(stops: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, "N"]:
 
 
 def best_so_far(values: Float[np.ndarray, "N T"]) -> Int[np.ndarray, "N T"]:
-    """Return, for each trajectory and turn, the index (from 0) of the turn with the best image among all turns up to
-    and including this one. `values` has the value of each image. If several images are equally good, the first of them
+    """For each trajectory and turn, find the best image up to and including this turn. Return the index (from 0) of the
+    turn of this best image. `values` has the value of each image. If several images are equally good, the first of them
     counts as the best. A value that is not finite is worse than any other."""
     ranked = np.where(np.isfinite(values), values, -np.inf)
     return np.stack([ranked[:, : turn + 1].argmax(1) for turn in range(values.shape[1])], axis=1)
@@ -229,8 +228,8 @@ def regret(
     turn is the turn with the highest value.
 
     The result is a pair of arrays, each with one number per trajectory. The first has the loss of each trajectory. The
-    second has only losses from stopping too early: the loss if the trajectory stopped before its best turn, and 0
-    otherwise.
+    second has only losses from stopping too early. Its number is 0 for every trajectory that did not stop before its
+    best turn.
     """
     value = score - price * np.arange(score.shape[1])
     rows = np.arange(len(kept))
@@ -243,10 +242,10 @@ def share_at(arm: Arm, columns: Int[np.ndarray, "N"], of: Bool[np.ndarray, "N"] 
 
 
 def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
-    """Return one share per turn: the share of trajectories whose best image up to this turn is right. The best image is
-    the one with the highest value in `values`, which has one value for each image of `arm`, for example the score of a
-    scorer. `arm` has the results of one checkpoint. If a trajectory has no finite value up to a turn, it is left out of
-    the share of this turn."""
+    """For each trajectory and turn, take the best image up to this turn. Return one share per turn: how many of these
+    best images are right. `values` has one value for each image of `arm`, for example the score of a scorer. The image
+    with the highest value is the best. `arm` has the results of one checkpoint. If a trajectory has no finite value up
+    to a turn, it is left out of the share of this turn."""
     best, known = best_so_far(values), np.maximum.accumulate(np.isfinite(values), axis=1)
     return [share_at(arm, best[:, turn], known[:, turn]) for turn in range(arm.turns)]
 
@@ -254,14 +253,14 @@ def best_shares(arm: Arm, values: Float[np.ndarray, "N T"]) -> list[Measure]:
 def repair_and_damage(
     right: Bool[np.ndarray, "N T"], draws: Bool[np.ndarray, "N T"], prompts: Sequence[str]
 ) -> tuple[list[Measure], list[Measure]]:
-    """Return two lists, repair and damage, each with one share for every turn after the first. `right[i, k]` says
-    whether the image of trajectory i is right after turn k, and `draws[i, k]` whether a new image is drawn in turn k.
-    `prompts` has the prompt id of each trajectory. The intervals of the shares need it.
+    """Return two lists, repair and damage, each with one share for every turn after the first. `right[i, k]` is True if
+    trajectory i has a right image after turn k. `draws[i, k]` is True if it draws a new image in turn k. `prompts` has
+    the prompt id of each trajectory, which the intervals of the shares need.
 
-    Repair is computed over the trajectories that were wrong before the turn and draw a new image in it: the share of
-    them that is right after the turn. Damage is computed over all trajectories that were right before the turn: the
-    share of them that is wrong after it. This includes trajectories that have stopped and keep their right image, so
-    stopping lowers the damage.
+    Repair is computed over the trajectories that were wrong before the turn and draw a new image in it. It is the share
+    of them that is right after the turn. Damage is computed over all trajectories that were right before the turn. It
+    is the share of them that is wrong after the turn. Trajectories that have stopped keep their right image. They are
+    included, so stopping lowers the damage.
     """
     turns = range(1, right.shape[1])
     mended = [measures.share(right[:, k], prompts, ~right[:, k - 1] & draws[:, k]) for k in turns]
@@ -473,10 +472,10 @@ def _compared_in_pairs(places: dict[ArmKey, Arm]) -> list[TextTable]:
 def pairs(places: Sequence[ArmKey]) -> list[tuple[ArmKey, ArmKey]]:
     """Return the pairs of arms to compare. An arm is one checkpoint with one history (which earlier images and texts a
     refinement sees). `places` has the keys of all arms: (label of the checkpoint, how it was trained, history). The
-    first checkpoint is that of `places[0]`. There are two kinds of pairs:
+    first checkpoint is the checkpoint in `places[0]`. There are two kinds of pairs:
     * For every checkpoint that has an arm with history `full` and an arm with history `last`: these two arms.
-    * For every arm of a checkpoint that is not the first one: this arm, and the arm of the first checkpoint that has
-      the same history. If there is no such arm, `places[0]` is used instead.
+    * For every arm of a checkpoint other than the first: this arm, and the first checkpoint's arm with the same
+      history. If there is no such arm, `places[0]` is used instead.
     """
     known = {(subject, history): (subject, training, history) for subject, training, history in places}
     first = places[0][0]

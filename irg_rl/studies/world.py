@@ -1,5 +1,5 @@
-"""Two functions for studies in the shapes world (the task whose images show coloured shapes in a grid of nine cells).
-One counts the cells of an image that the checker cannot read. The other rewrites a reflection in other words. They are
+"""Two functions for studies in the shapes world (the task with coloured shapes in a grid of nine cells). One counts the
+cells of an image that the checker cannot read. The other rewrites a reflection in other words. The two functions are
 available only if the prompts belong to the shapes world."""
 
 from collections.abc import Callable, Sequence
@@ -18,22 +18,24 @@ from irg_rl.trajectory import Prompt
 class Loan:
     """Two functions of the shapes world (the task with coloured shapes in a grid of nine cells) that a study may use.
     `unclear` takes images and returns, for each image, the number of cells that the checker cannot read. `paraphrase`
-    takes a reflection and returns it in other words. Both are None if the prompts do not belong to the shapes world."""
+    takes a reflection and returns it in other words. The two fields are None if the prompts do not belong to the shapes
+    world."""
 
     unclear: Callable[[list[Pixels]], list[int]] | None = None
     paraphrase: Callable[[str], str | None] | None = None
 
 
 def loan_of(task: Task, prompts: Sequence[Prompt]) -> Loan:
-    """Return the functions of the shapes world (the task with coloured shapes in a grid of nine cells) that a study of
-    these prompts may use. Both functions are None if the task is another one or if a prompt does not belong to the
-    shapes world."""
+    """Return the two functions `unclear` and `paraphrase`, if they can be used for these prompts. The first counts the
+    cells of an image that the checker cannot read. The second rewrites a reflection in other words. They are for the
+    shapes world only (the task with coloured shapes in a grid of nine cells). If `task` is another task, or if a prompt
+    does not belong to the shapes world, both fields of the result are None."""
     if isinstance(task, ShapesWorld) and all(task.judges(prompt) for prompt in prompts):
         return Loan(unclear_cells, paraphrase)
     return Loan()
 
 
 def unclear_cells(images: Sequence[Pixels]) -> list[int]:
-    """Return, for each image of the shapes world (coloured shapes in a grid of nine cells), how many of its nine cells
-    the checker cannot read."""
+    """Return one number per image: how many of its nine cells the checker cannot read. The images belong to the shapes
+    world (coloured shapes in a grid of nine cells)."""
     return [len(reading.unclear) for reading in read_batch(np.stack(images))] if len(images) else []

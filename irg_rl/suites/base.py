@@ -1,5 +1,7 @@
-"""Base class of suites (benchmarks). A suite reads prompts and result files, says where each image is stored, and
-defines how the reported numbers (figures) are computed from the scores."""
+"""Base class of suites (benchmarks). A suite does three things:
+* It reads prompts and result files.
+* It says where each image is stored.
+* It defines how the reported numbers (figures) are computed from the scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,8 +71,8 @@ class Suite(ABC):
     @abstractmethod
     def place(self, prompt: Prompt, sample: int, model: str) -> str:
         """Return the path at which the official evaluator expects an image, relative to the folder that contains all
-        images of one turn. `sample` is the number of the image among those of its prompt. `model` is the name of the
-        model that drew the images. In some layouts, it is the name of a folder."""
+        images of one turn. `sample` is the number of the image among the images of its prompt. `model` is the name of
+        the model that drew the images. Some layouts have a folder with this name."""
 
     def pictures(self, prompts: Sequence[Prompt], model: str) -> list[Picture]:
         """Return the image files that a complete folder of images (a tree) has, in the order of prompts and samples.
@@ -80,16 +82,16 @@ class Suite(ABC):
         return [Picture(self.place(p, k, model), p, (k,)) for p in prompts for k in range(self.samples)]
 
     def side_files(self, pictures: Sequence[Picture]) -> dict[str, str]:
-        """Return a dict, path -> content, of the files that the official evaluator needs in addition to the images and
-        texts of the model. `pictures` are the image files to evaluate. Most suites need no such files and return an
+        """Return a dict, path -> content, of additional files for the official evaluator. (It also gets the images and
+        texts of the model.) `pictures` are the image files to evaluate. Most suites need no such files and return an
         empty dict."""
         return {}
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
         """Return a dict, path -> content, of the text files that the official evaluator needs for the images of turn
         `turn` (from 0). These files contain texts that the model wrote. `pictures` are the image files. `said` maps the
-        path of each image file to a JSON object with the texts of the trajectories that the file shows, as stored in
-        texts.jsonl."""
+        path of each image file to a JSON object from texts.jsonl. This object has the texts of the trajectories that
+        the file shows."""
         return {}
 
     def source(self, prompt: Prompt) -> str:
@@ -128,6 +130,6 @@ class Suite(ABC):
         figures (the main results, such as the overall score) come last."""
 
     def prompt_set(self, prompts: Sequence[Prompt]) -> str:
-        """Return a short description of the prompts for the report, for example their number and whether they are
-        rewritten versions of the official prompts."""
+        """Return a short description of the prompts for the report. For example, it says how many prompts there are, or
+        that the official prompts were rewritten."""
         return f"{len(prompts)} prompts"

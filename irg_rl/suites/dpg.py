@@ -1,7 +1,8 @@
 """DPG-Bench (TencentQQGYLab/ELLA): long prompts. The model mPLUG answers yes/no questions about the images. A question
-can depend on another question. If the answer to the other question is no, the answer to this one counts as no too.
+can depend on another question. For example, question 2 may depend on question 1. Then question 2 counts as answered
+with no if the answer to question 1 is no.
 
-Layout: one PNG per prompt, which shows four samples as a 2 x 2 grid. It is named after the text file of the prompt.
+Layout: one PNG per prompt, which shows four samples as a 2 x 2 grid. The PNG has the name of the prompt's text file.
 Results: `dpg-bench_TIME_results.txt` in the same folder.
 """
 

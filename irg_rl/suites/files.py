@@ -80,8 +80,8 @@ def json_list(path: Path) -> list[Line]:
 
 
 def json_mapping(path: Path) -> dict[str, Line]:
-    """Read a JSON file that maps names to objects. Return name -> object. Raises InputError if there are no entries or
-    if a name occurs twice, because a JSON reader would silently keep only the last object of this name."""
+    """Read a JSON file that maps names to objects. Return name -> object. Raises InputError if there are no entries, or
+    if a name occurs twice. (A JSON reader would silently keep only the last object of such a name.)"""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -154,8 +154,9 @@ def prompts_folder(path: Path, pattern: str) -> list[Path]:
 
 
 def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield pairs (line number, object) from a JSON-lines *result* file. A line that is not a JSON object, for example
-    because the file ends in the middle, is skipped, and a message is added to `problems`."""
+    """Yield pairs (line number, object) from a JSON-lines *result* file. A line that is not a JSON object is skipped,
+    for example the last line of a file that ends in the middle. For each skipped line, a message is added to
+    `problems`."""
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if not text.strip():
             continue
@@ -189,9 +190,9 @@ def number(value: Any) -> float | None:
 
 
 def distinct(found: Iterable[tuple[Prompt, str]]) -> list[Prompt]:
-    """Return the prompts in their given order, after checking that their ids differ. Each item of `found` is a pair
-    (prompt, where it was read, for example file and line). Raises InputError if two prompts have the same id; the
-    message says where both were read."""
+    """Check that all prompts have different ids, and return the prompts in their given order. Each item of `found` is a
+    pair: the prompt, and the place where it was read (for example file and line). Raises InputError if two prompts have
+    the same id; the message names the two places."""
     prompts: dict[str, Prompt] = {}
     places: dict[str, str] = {}
     for prompt, where in found:

@@ -1,5 +1,5 @@
-"""GenEval 2 (facebookresearch/GenEval2): compositional prompts. Each prompt consists of atoms (single facts), and a
-judge answers one question about the image per atom. The scoring method is called Soft-TIFA.
+"""GenEval 2 (facebookresearch/GenEval2): compositional prompts. Each prompt consists of atoms (single facts). For each
+atom, a judge answers one question about the image. The scoring method is called Soft-TIFA.
 
 Layout: `images/00000.png`, and `image_paths.json`, which maps the text of each prompt to the path of its image.
 Results: `score_lists.json`, which has one list of scores per prompt, in the order of the prompts.

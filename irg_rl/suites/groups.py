@@ -11,8 +11,8 @@ Groups = dict[str, frozenset[str]]
 
 def by_metadata(prompts: Iterable[Prompt], group: Callable[[Prompt], str], order: Sequence[str] = ()) -> Groups:
     """Group prompts by the name that the function `group` returns for each prompt. Return a dict: name of the group ->
-    ids of its prompts. The groups whose names are in `order` come first; the others follow in order of first
-    appearance. Groups without prompts are left out."""
+    ids of its prompts. Groups named in `order` come first. The other groups follow in order of first appearance. Groups
+    without prompts are left out."""
     members: dict[str, set[str]] = {name: set() for name in order}
     for prompt in prompts:
         members.setdefault(group(prompt), set()).add(prompt.id)
@@ -31,8 +31,8 @@ def mean_of_groups(groups: Groups, headline: str, metric: str = "score") -> list
 
 def weighted_mean(groups: Groups, weights: Mapping[str, float], headline: str, metric: str = "score") -> Figure:
     """Return a figure (reported number) with the name `headline`: the weighted mean of the group scores for `metric`.
-    `weights` maps the name of each group to its weight. A group that is in `weights` but not in `groups` has no prompts
-    and does not count: the weighted sum is divided by the total weight of the groups in `groups`."""
+    `weights` maps the name of each group to its weight. A group that is in `weights` but not in `groups` does not
+    count. So the weighted sum is divided by the total weight of the groups in `groups`."""
     leaves = tuple(Leaf(metric, ids, weights[name]) for name, ids in groups.items())
     return Figure(headline, leaves, is_headline=True)
 

@@ -1,4 +1,4 @@
-"""Judge images by asking a multimodal language model (the judge) questions about them. This works for those suites
+"""Judge images by asking a multimodal language model (the judge) questions about them. This works for suites
 (benchmarks) that need nothing else for their scores. This module asks the questions, reads the answers, and writes them
 to a log, so that an interrupted run can continue.
 
@@ -53,9 +53,9 @@ class Ask:
 
 
 class Judged:
-    """Mixin class of those suites (benchmarks) whose images this program can judge itself. If `needs_template` is True,
-    the user must give a file with the official template (the words in which the judge is asked), because results are
-    comparable only with the exact words. If `needs_template` is False, no file is needed: the questions are in the
+    """Mixin class of suites (benchmarks) for which this program can judge the images itself. If `needs_template` is
+    True, the user must give a file with the official template (the words in which the judge is asked). Results are
+    comparable only with these exact words. If `needs_template` is False, no file is needed: the questions are in the
     prompts file."""
 
     needs_template: ClassVar[bool] = False
@@ -73,7 +73,7 @@ class Judged:
 
     def answer(self, ask: Ask, completion: object) -> Any:
         """Extract the answer to the question `ask` from a chat completion of the judge, and return the answer as JSON
-        data. Raises BadAnswer if it cannot be understood."""
+        data. Raises BadAnswer if the answer cannot be understood."""
         raise NotImplementedError
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
@@ -89,8 +89,8 @@ If the request fails, it raises the exceptions of the judge's client."""
 
 @dataclass(frozen=True)
 class Protocol:
-    """The judge (a multimodal language model) and the settings with which it is asked. Answers may be put together in
-    one log only if all of them were obtained with the same protocol."""
+    """The judge (a multimodal language model) and the settings with which it is asked. All answers in one log must have
+    been obtained with the same protocol."""
 
     suite: str
     judge: str
@@ -124,8 +124,8 @@ class Tally:
 @dataclass
 class Log:
     """A log of the judge's answers, with its file `path`. The first line of the file is the protocol (the judge and its
-    settings). Then there is one JSON line per question, which is written as soon as its answer arrives. The keys of the
-    dicts `answers` and `failures` are (prompt id, sample, name of the question). `answers` has the answers of the
+    settings). Then there is one JSON line per question. Each line is written as soon as the answer arrives. The keys of
+    the dicts `answers` and `failures` are (prompt id, sample, name of the question). `answers` has the answers of the
     judge, and `failures` the error messages of failed questions."""
 
     path: Path
@@ -217,9 +217,9 @@ def judge_tree(
     exception ends the call, and the log keeps the answers so far.
     concurrency: the largest number of questions that are asked at the same time.
     progress: a function that is called with the number of questions that have just been finished or skipped.
-    earlier: folders of images that were judged before, with their logs. If one of them has an identical image file, its
-    answers are copied from there. Such files occur because the last image of a trajectory that has stopped is repeated
-    in the folders of the later turns.
+    earlier: folders of images that were judged before, with their logs. If such a folder has an identical image file,
+    the answers about this file are copied. Identical files are common: after a trajectory has stopped, its last image
+    is repeated in the folders of the later turns.
 
     Raises InputError if the number of failed questions has reached GIVE_UP and `log` still has no answer.
     """
@@ -341,8 +341,9 @@ def said(completion: object) -> str:
 
 
 def verdict(completion: object) -> float:
-    """Return the yes/no answer in a chat completion as a number: 1.0 if it contains yes, true or 1, and 0.0 if it
-    contains no, false or 0. Raises BadAnswer if it contains none of these words, or words of both kinds."""
+    """Return the yes/no answer in a chat completion as a number. The words yes, true and 1 in the answer give 1.0. The
+    words no, false and 0 give 0.0. Raises BadAnswer if the answer has none of these words, or if it contradicts itself,
+    for example with "yes" and "no"."""
     words = set(re.findall(r"\b(yes|no|true|false|[01])\b", said(completion).lower()))
     right, wrong = words & {"yes", "true", "1"}, words & {"no", "false", "0"}
     if bool(right) == bool(wrong):
@@ -351,9 +352,9 @@ def verdict(completion: object) -> float:
 
 
 def probability(completion: object, accepted: Sequence[str]) -> float:
-    """Return the probability that the first token of the judge's answer is one of the accepted spellings. It is the sum
-    of the probabilities of those spellings that are among the alternatives returned by the server. Raises BadAnswer if
-    the server returned no probabilities."""
+    """Return the probability that the first token of the judge's answer is one of the accepted spellings. The server
+    returns some alternatives for this token, with their probabilities. The result is the sum over all alternatives that
+    are accepted spellings. Raises BadAnswer if the server returned no probabilities."""
     try:
         first = _first_choice(completion)["logprobs"]["content"][0]["top_logprobs"]
         found = {str(one["token"]): math.exp(min(float(one["logprob"]), 0.0)) for one in first}

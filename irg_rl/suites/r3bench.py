@@ -1,8 +1,8 @@
 """R3-Bench (xiaomoguhz/R3-Bench): does a model see the errors of a given image (score S_ref), and does it correct them
 (score S_rect)?
 
-The model is given an image in place of its own first image. It writes a reflection on it and draws a refined image, and
-these two are judged.
+The model is given an image in place of its own first image. The model writes a reflection on this image and draws a
+refined image. Then the reflection and the refined image are judged.
 Layout: `output/reflection/MODEL/reflection_res.jsonl` and `output/edit/MODEL/NAME_edited.png`. Results: JSON-lines
 files that steps 3 and 4 of the benchmark write, anywhere under `output/`.
 """
@@ -58,9 +58,9 @@ class R3Bench(Suite):
         return prompt.metadata["source"]
 
     def text_files(self, pictures: Sequence[Picture], said: Mapping[str, Any], turn: int) -> dict[str, str]:
-        """Return a dict, path -> content, with the one text file that the official evaluator needs. It has one row per
-        image, with the reflection that the model wrote before the image of turn `turn`. `said` maps the path of each
-        image to the texts of its trajectories, as stored in texts.jsonl."""
+        """Return a dict, path -> content, with one entry: the text file that the official evaluator needs. The file has
+        one row per image, with the reflection that the model wrote before the image of turn `turn`. `said` maps the
+        path of each image to the texts of its trajectories, as stored in texts.jsonl."""
         rows = []
         for picture in pictures:
             if picture.path in said:

@@ -19,9 +19,9 @@ SHOWN_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Reading:
-    """The scores of one tree (a folder with the images of one turn) from one source, which is either official result
-    files or a judge. `results` has the scores, and `rows` has the numbers that are reported from them. `folder` is an
-    index into the list `Report.drawn`. It says which of these folders contains the tree."""
+    """The scores of one tree (a folder with the images of one turn) from one source. The source is the official result
+    files or a judge. `results` has the scores, and `rows` has the numbers that are reported from them. The folder
+    `Report.drawn[folder]` contains the tree."""
 
     folder: int
     tree: Tree

@@ -2,8 +2,8 @@
 
 Every score is a ratio of two numbers, `top / bottom`. For a single verdict, `top` is 0 or 1 and `bottom` is 1. If an
 image has five questions and three right answers, `top` is 3 and `bottom` is 5. A *leaf* is a ratio over several
-prompts: the sum of all tops divided by the sum of all bottoms. A *figure* is a weighted mean, or another function, of
-leaves.
+prompts: the sum of all tops divided by the sum of all bottoms. A *figure* is computed from leaves, as their weighted
+mean or by another function.
 
 Shape letters: R resamples, L leaves.
 """
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 
 class Key(NamedTuple):
-    """The key of one score: the prompt id, the number of the image among those of this prompt, and the name of the
+    """The key of one score: the prompt id, the number of the image (counted within the prompt), and the name of the
     metric."""
 
     prompt: str
@@ -48,9 +48,9 @@ class Results:
 @dataclass(frozen=True)
 class Leaf:
     """A ratio from which a figure (reported number) is computed. Every score of an image is stored as a ratio, top /
-    bottom, for example 3 right answers / 5 questions. The leaf takes the scores of `metric` for all images of the given
-    prompts, and divides the sum of their tops by the sum of their bottoms. `weight` is the weight of the leaf in the
-    figure."""
+    bottom, for example 3 right answers / 5 questions. The leaf uses the scores of `metric` for all images of the given
+    prompts. Its value is the sum of their tops divided by the sum of their bottoms. `weight` is the weight of the leaf
+    in the figure."""
 
     metric: str
     prompts: frozenset[str]

@@ -4,7 +4,7 @@
 Each figure is computed twice: with missing scores counted as the worst score, and without missing scores. Intervals are
 percentile bootstraps over prompts, so several images of one prompt do not count as independent. Prompts are resampled
 within each stratum (`Suite.stratum`, for example a category), so each stratum keeps its number of prompts. Differences
-are paired: both sides use the same resampled prompts, and only scores that exist on both sides are used.
+are paired: the two trees use the same resampled prompts, and a score counts only if it exists in each of them.
 
 Shape letters: P prompts, R resamples, L leaves.
 """
@@ -49,9 +49,8 @@ class Row:
 @dataclass(frozen=True)
 class Difference:
     """The difference of one figure (reported number) between two folders of images, which are called "before" and
-    "after". It is the value for the folder "after" minus the value for the folder "before". Only scores that exist in
-    both folders are used. `left_out` is the number of expected scores that are missing in at least one of the two
-    folders."""
+    "after". The difference is "after" minus "before". A score counts only if it exists in each of the two folders.
+    `left_out` is the number of expected scores that are missing in at least one of the two folders."""
 
     figure: str
     gained: Measure
@@ -62,9 +61,9 @@ class Difference:
 
 
 class Table:
-    """A calculator of the figures (reported numbers) of several trees (folders with the images of one turn), for one
-    suite and one set of prompts. The figures and the resampled prompts, from which the intervals are computed, are the
-    same for all trees."""
+    """A calculator of figures (reported numbers) for one suite and one set of prompts. It works on several trees
+    (folders with the images of one turn). All trees have the same figures and the same resampled prompts, from which
+    the intervals are computed."""
 
     def __init__(self, suite: Suite, prompts: Sequence[Prompt], resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.suite, self.prompts = suite, list(prompts)

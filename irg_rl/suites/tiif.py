@@ -1,5 +1,5 @@
-"""TIIF-Bench (A113N-W3I/TIIF-Bench): there is a short and a long wording of every image description, and both are used
-as prompts. A judge answers yes/no questions about the images.
+"""TIIF-Bench (A113N-W3I/TIIF-Bench): every image description has a short and a long wording, and each wording is a
+prompt. A judge answers yes/no questions about the images.
 
 Layout: `output/TYPE/MODEL/short_description/0.png` and `output/TYPE/MODEL/long_description/0.png`. The images are
 numbered within each type of prompts. Results: `eval_results/MODEL/TYPE/short/0.json`, one file per image.

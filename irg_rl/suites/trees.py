@@ -1,5 +1,5 @@
-"""Folders of images for suites (benchmarks). `irg-rl generate --suite` writes such a folder; `irg-rl suite read` and
-`irg-rl suite judge` read it. Its content is:
+"""Folders of images for suites (benchmarks). The command `irg-rl generate --suite` writes such a folder. The commands
+`irg-rl suite read` and `irg-rl suite judge` read it. The folder contains:
 
     OUT/suite.json      the suite, the prompts file and every setting of sampling
     OUT/prompts.jsonl   the prompts that were read
@@ -89,8 +89,9 @@ def write_picture(out: Path, picture: Picture, per_turn: Sequence[Sequence[np.nd
     """Write the image file `picture` of every turn into the folder of benchmark images `out`. The file of turn k is
     `out/turn<k>/` + `picture.path`. The file of the last turn is also written into `out/final/`.
 
-    `per_turn[k]` has the image of turn k, or four images that are joined to one file of 2 x 2 tiles. If the file of a
-    turn is the same as that of the turn before, a hard link is made, or a copy if the file system has no hard links.
+    `per_turn[k]` has the image of turn k, or four images that are joined to one file of 2 x 2 tiles. If two successive
+    turns have the same file, the second file is a hard link to the first. If the file system has no hard links, it is a
+    copy.
     """
     names = tree_names(len(per_turn))
     last: tuple[bytes, Path] | None = None
@@ -126,9 +127,9 @@ class Tree:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A folder of benchmark images with everything that was read from it: its settings, its prompts, its trees (one
-    folder of images per turn) and the image files that each tree should have (`pictures`). `settings` is empty if
-    another program than `irg-rl generate --suite` wrote the folder."""
+    """A folder of benchmark images, with its settings, its prompts and its trees (one folder of images per turn).
+    `pictures` lists the image files that each tree should have. `settings` is empty if another program than `irg-rl
+    generate --suite` wrote the folder."""
 
     path: Path
     trees: list[Tree]
@@ -139,7 +140,7 @@ class Drawn:
 
 def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | None = None) -> Drawn:
     """Read the settings, the prompts and the trees (folders with the images of one turn) of a folder of benchmark
-    images, and return them. `folder` can also be a single tree in such a folder.
+    images, and return them. `folder` is the folder of benchmark images, or a single tree in it.
 
     `prompts` is the path of a prompts file. If it is None, the prompts are read from the folder of benchmark images.
     `label` is the name of `folder` in the table of results. If it is None, the last part of the path is used.

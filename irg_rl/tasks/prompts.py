@@ -29,8 +29,8 @@ class SplitShares(Section):
 
 
 class VerdictByScorer(Section):
-    """The rule that decides which pictures are right in the task `prompts`: a picture is right if its score from the
-    scorer named here is high enough."""
+    """The rule that decides which pictures are right in the task `prompts`: a scorer gives the picture a score, and the
+    picture is right if this score is high enough."""
 
     scorer: str
     """Name of a scorer in the recipe. Its score is also used as the graded score of the picture."""
@@ -113,8 +113,10 @@ class OwnPrompts(Task[PromptsSettings]):
         return problems
 
     def missing(self) -> list[str]:
-        """Return messages about problems with the prompt files: a file cannot be read, the test split has no prompt, or
-        a prompt is both in train and in test."""
+        """Return messages about problems with the prompt files. There are three kinds of problems:
+        * A file cannot be read.
+        * The test split has no prompt.
+        * A prompt is in train and also in test."""
         try:
             texts = {split: {prompt.text for prompt in self.prompts(split)} for split in SPLITS}
         except (InputError, OSError) as error:
@@ -132,9 +134,9 @@ class OwnPrompts(Task[PromptsSettings]):
 
 def split_of(text: str, shares: Mapping[str, float]) -> str | None:
     """Return the name of the split to which the prompt with the text `text` belongs. `shares` maps the name of each
-    split to its share of all prompts. A hash of the text, as a number in [0, 1), decides: each split has a part of this
-    interval, and the length of the part is the share. Return None if the number lies in no such part. This happens only
-    if the shares add up to less than 1.
+    split to its share of all prompts. The text is hashed to a number in [0, 1). Each split has a part of this interval,
+    and the length of the part is the share. The part that contains the number gives the split. Return None if no part
+    contains the number. This happens only if the shares add up to less than 1.
 
     The split does not depend on the other prompts in the file, and the same text is never in two splits. The hash is
     the first 8 bytes of the sha256 of the text without outer white space.

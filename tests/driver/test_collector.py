@@ -179,33 +179,50 @@ def test_the_list_of_a_resumed_run_is_that_of_one_without_a_break(collect, tmp_p
 
 
 @ray.remote(num_cpus=0)
-class SlowSampler:
-    """Takes .4 s for a group, and never ends with group 2."""
+class HangingSampler:
+    """Never ends with group 2."""
 
     def sample_groups(self, ids: list[int], prompts: list[Prompt], size: int, version: None, update: int) -> tuple:
-        time.sleep(60 if 2 in ids else 0.4)
+        time.sleep(600 if 2 in ids else 0)
         return ids, *((group, update, tuple(ids)) for group in ids)
 
 
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def slow(fleets):
-    made = Fleet("slow", lambda index: SlowSampler.remote(), FleetSettings(1, unit_timeout=1.5, max_attempts=2))
-    made.wait_until_serving(1, 120)
-    yield made, fleets[1]
-    made.stop()
+def hanging(local_ray):
+    settings = FleetSettings(1, unit_timeout=300, start_timeout=1e9, max_attempts=2)
+    fleet = Fleet("hanging", lambda index: HangingSampler.remote(), settings, clock=Clock())
+    yield fleet
+    fleet.stop()
 
 
-def test_a_group_that_only_waits_for_its_turn_is_not_late_and_one_that_hangs_is_cancelled(slow, tmp_path):
-    """The deadline began when a group was admitted. Healthy groups that were queued were cancelled: 210 of 274."""
-    slow[1].broadcast("learn", [FINE], timeout=60)
-    words = GRPO()
+def test_a_group_that_only_waits_for_its_turn_is_not_late_and_one_that_hangs_is_cancelled(fleets, hanging, tmp_path):
+    """The deadline began when a group was admitted. Healthy groups that were queued were cancelled: 210 of 274. Here
+    each group takes 200 of its 300 seconds, by a clock that the test turns."""
+    fleets[1].broadcast("learn", [FINE], timeout=60)
+    dropped, words, clock = DroppedSamples(tmp_path / "dropped.jsonl"), GRPO(), hanging._clock
     collector = Collector(
-        SlotBuffer(6, staleness=0), *slow, PROMPTS, SIZE, DroppedSamples(tmp_path / "dropped.jsonl"), words.why_empty,
-        words.advice,
-    )  # fmt: skip
-    assert update(collector, 0) == [0, 1, 3, 4, 5, 6]
+        SlotBuffer(6, staleness=0), hanging, fleets[1], PROMPTS, SIZE, dropped, words.why_empty, words.advice
+    )
+    collector.admit(0)
+    end, seen = time.monotonic() + 120, 0
+    while not (batch := collector.take(0)):
+        assert time.monotonic() < end
+        collector.pump(0.2, 0)
+        if len(collector.scored) > seen:
+            seen = len(collector.scored)
+            clock.now += 200
+        elif seen == 2 and len(hanging.losses) < 2:
+            clock.now += 400
+    assert [summary.group for summary, _ in batch] == [0, 1, 3, 4, 5, 6]
     ledger = collector.slots.ledger
-    assert (ledger.admitted, ledger.trained, ledger.cancelled) == (7, 6, 1) and ledger.balanced
+    assert (ledger.admitted, ledger.cancelled, ledger.in_flight) == (7, 1, 6) and ledger.balanced
     reason = "its group was lost 2 times, at last by no answer before its deadline"
     assert listed(tmp_path) == [(2, sample, reason) for sample in range(SIZE)]
 

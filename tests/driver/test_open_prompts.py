@@ -109,7 +109,7 @@ def recipe(folder: Path, judge: str) -> Path:
         "rewards": {"scorers": [{"name": "judge", "kind": "judge", "base_url": judge}]},
         "rl": {"updates": 2, "groups": 2, "group_size": 4, "noise": {"window_size": 1, "window_range": [0, 2]},
                "optimizer": {"lr": 1e-3, "gen_lr": 1e-3}},
-        "engine": {"device": "cpu", "dtype": "fp32", "learner_ranks": 1, "rollout_actors": 1, "threads": 2,
+        "engine": {"device": "cpu", "dtype": "fp32", "learner_ranks": 1, "rollout_actors": 1, "threads": 1,
                    "deadline_s": 300},
         "evaluation": {"prompts": 8, "points": 4, "strips": 2}, "tracking": {"wandb": False},
     }  # fmt: skip
