@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
+    ensure_token_if_auth_enabled,
+)
 from ray.cluster_utils import Cluster
 
 from irg_rl.cluster import placement, shared_folder
@@ -35,6 +39,8 @@ CPUS = 6
 
 @pytest.fixture(scope="module")
 def cluster():
+    enable_token_auth_by_default()  # a cluster listens on the network, and all its processes must agree
+    ensure_token_if_auth_enabled()
     folder = tempfile.mkdtemp(prefix="irg-", dir="/tmp")
     Path("/tmp/ray").mkdir(exist_ok=True)  # the cluster utility of Ray writes its address there
     made = Cluster()
