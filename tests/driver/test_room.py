@@ -89,7 +89,11 @@ def test_two_nodes_with_a_rank_and_a_rollout_actor_each_make_the_weights_of_one_
     weights, facts = trained(run)
     assert same(weights, alone[0]) and facts == alone[1]
     with AttachedRay(cluster.address, "after"):
-        assert len(living_nodes()) == 2 and all(node.free["CPU"] == CPUS for node in living_nodes())
+        end = time.monotonic() + 30
+        while any(node.free.get("CPU") != CPUS for node in living_nodes()):
+            assert time.monotonic() < end, "the run has left something behind"
+            time.sleep(0.2)
+        assert len(living_nodes()) == 2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:6379"])
