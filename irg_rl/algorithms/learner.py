@@ -83,8 +83,8 @@ class Learner:
         return self._store.port
 
     def setup(self, port: int | None = None, address: str = LOOPBACK) -> None:
-        """Join the other ranks. Then build the model and the optimizer, and, if the settings ask for it, the moving
-        average of the weights. If there are several ranks, `port` is the port that `open_port` of rank 0 has returned
+        """Join the other ranks. Then build the model and the optimizer. If the settings ask for a moving average of the
+        weights, begin it, too. If there are several ranks, `port` is the port that `open_port` of rank 0 has returned
         for `address`. If there is only one rank, `port` is None."""
         settings = self.settings
         join(self.place, self._store, port, settings.collective_timeout, address)

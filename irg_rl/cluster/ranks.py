@@ -1,8 +1,8 @@
 """A fixed set of actors that work together as the ranks of a collective computation.
 
 The actors of a fleet (fleet.py) can be replaced one by one; ranks cannot. If one rank dies or raises an exception, the
-other ranks cannot continue, and would wait for it until a collective call times out. To avoid this long wait, all ranks
-are killed at the first failure. The error names the rank that failed.
+other ranks cannot continue. They would wait until a collective call times out. To avoid this long wait, all ranks are
+killed at the first failure. The error names the rank that failed.
 
 If a rank dies, another rank may be the first to notice, because its connection breaks. It then raises an error of the
 network. So before such an error is raised again, the other ranks get some time to be found dead.

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray._private.authentication.authentication_token_setup import (
+    enable_token_auth_by_default,
+    ensure_token_if_auth_enabled,
+)
 from ray.cluster_utils import Cluster
 
 from irg_rl.cluster import placement, shared_folder
@@ -35,6 +39,8 @@ CPUS = 6
 
 @pytest.fixture(scope="module")
 def cluster():
+    enable_token_auth_by_default()  # a cluster listens on the network, and all its processes must agree
+    ensure_token_if_auth_enabled()
     folder = tempfile.mkdtemp(prefix="irg-", dir="/tmp")
     Path("/tmp/ray").mkdir(exist_ok=True)  # the cluster utility of Ray writes its address there
     made = Cluster()
@@ -83,7 +89,11 @@ def test_two_nodes_with_a_rank_and_a_rollout_actor_each_make_the_weights_of_one_
     weights, facts = trained(run)
     assert same(weights, alone[0]) and facts == alone[1]
     with AttachedRay(cluster.address, "after"):
-        assert len(living_nodes()) == 2 and all(node.free["CPU"] == CPUS for node in living_nodes())
+        end = time.monotonic() + 30
+        while any(node.free.get("CPU") != CPUS for node in living_nodes()):
+            assert time.monotonic() < end, "the run has left something behind"
+            time.sleep(0.2)
+        assert len(living_nodes()) == 2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:6379"])
