@@ -87,6 +87,8 @@ def loop() -> Iterator[None]:
         yield
     finally:
         run.in_loop = False
+        if run.timer is not None:
+            run.timer.cancel()  # the step has ended in time
 
 
 def asked() -> bool:
@@ -113,7 +115,7 @@ def _arrived(number: int, frame: FrameType | None) -> None:
         run.signal = signal.Signals(number).name
         if run.in_loop:
             _say(f"{run.signal}: finishing the step, then saving; at most {run.grace_s:g} s. Once more: stop now")
-            run.timer = threading.Timer(run.grace_s, _give_up)
+            run.timer = threading.Timer(run.grace_s, _give_up, [number])
             run.timer.daemon = True
             run.timer.start()
             return
@@ -123,10 +125,10 @@ def _arrived(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _give_up() -> None:
-    """Interrupt the main thread: the grace time is over."""
+def _give_up(number: int) -> None:
+    """Interrupt the main thread by the same signal again: the grace time is over."""
     with suppress(ProcessLookupError):
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _say(line: str) -> None:

@@ -127,6 +127,12 @@ class Preference:
     swapped: float
 
     @property
+    def mean(self) -> float:
+        """The probability that the first image is better, as the mean over the two orders. A preference for one position
+        cancels out in it."""
+        return (self.in_order + self.swapped) / 2
+
+    @property
     def first(self) -> float:
         """1.0 if the judge prefers the first image in both orders, and 0.0 if it prefers the second one in both. If the
         two orders disagree, the pair is a tie: 0.5. So a constant preference for one position decides nothing."""

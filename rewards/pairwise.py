@@ -23,8 +23,8 @@ def win_rates(count: int, preferences: Sequence[Preference | None]) -> list[Scor
     won: list[list[float]] = [[] for _ in range(count)]
     for (i, j), preference in zip(combinations(range(count), 2), preferences, strict=True):
         if preference is not None:
-            won[i].append(preference.first)
-            won[j].append(1 - preference.first)
+            won[i].append(preference.mean)
+            won[j].append(1 - preference.mean)
     return [sum(own) / len(own) if own and 2 * len(own) >= count - 1 else None for own in won]
 
 

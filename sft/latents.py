@@ -8,7 +8,7 @@ cannot be read is ignored, and written again. Files are never removed.
 """
 
 import hashlib
-import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class LatentStore:
         """Store the moments of an image. The file appears only when it is complete. Raises DataError if the disk is
         full or may not be written."""
         path = self._path(key, moments.grid)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        aside = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"mean": moments.mean, "logvar": moments.logvar}, aside)

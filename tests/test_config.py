@@ -227,6 +227,7 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rewards.device=cuda"], "rewards.device cuda needs engine.device cuda; leave it out on the CPU"),
     (["engine.gpu_share=0.5", "engine.device=cuda", "engine.learner_ranks=2"], "NCCL, which wants a whole GPU"),
     (["engine.dtype=bf16", "engine.device=cuda", "engine.zero_stage=1"], "needs engine.zero_stage 2 or 3, found 1"),
+    (["engine.address=auto", "engine.object_store_mb=900"], "engine.object_store_mb has no effect with engine.address"),
     (["engine.attention=flex"], "engine.attention flex needs engine.device cuda; leave it out on the CPU"),
     (["engine.attention=flash", "engine.device=cuda"], "engine.attention flash needs engine.dtype bf16, found fp32"),
     (["engine.attention=flex", "engine.device=cuda", "model.llm.num_attention_heads=16"],

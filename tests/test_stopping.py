@@ -74,3 +74,21 @@ def test_a_handler_that_ray_has_replaced_is_put_back(run):
     with stopping.loop():
         send(signal.SIGTERM)
         assert stopping.asked()
+
+
+def test_the_grace_time_ends_also_where_ctrl_c_is_ignored(tmp_path):
+    """A script that runs `irg-rl train &` starts it with SIGINT ignored. SIGTERM arrives all the same."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping.on_signals(tmp_path, grace_s=0.05), stopping.loop(), pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_step_that_ends_in_time_is_not_interrupted_afterwards(tmp_path):
+    with stopping.on_signals(tmp_path, grace_s=0.2):
+        with stopping.loop():
+            send(signal.SIGTERM)
+        time.sleep(0.5)

@@ -281,7 +281,7 @@ class Fleet:
     def _spawn(self, member: _Member) -> None:
         try:
             member.actor = start_actor(self._factory, member.index)
-        except NoRoomError as error:
+        except (NoRoomError, *LOST) as error:
             self._lose(member, reason_of(error))
             return
         ready = member.actor.__ray_ready__.remote() if self._prepare is None else self._prepare(member.actor)

@@ -55,7 +55,14 @@ class Ranks:
         meeting: tuple = ()
         if len(self._actors) > 1:
             opened = self._actors[0].open_port.remote(self._address)
-            port = bounded_get(opened, timeout, f"{self.name} rank 0 to open its port")
+            try:
+                port = bounded_get(opened, timeout, f"{self.name} rank 0 to open its port")
+            except RayError as error:
+                self.stop()
+                raise RankError(f"{self.name} 0 died in open_port ({reason_of(error)}); resume the run") from error
+            except Exception:
+                self.stop()
+                raise
             meeting = (port, self._address)
         self.call("setup", *meeting, timeout=timeout)
 

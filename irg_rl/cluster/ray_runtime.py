@@ -94,8 +94,11 @@ class LocalRay:
         self.folder.chmod(0o700)  # whoever can read Ray's files can run code in its processes
         try:
             self._start()
-        except BaseException:
-            self._loopback_only.close()
+        except RayStartError:
+            self._loopback_only.close()  # the folder stays, because the message points to the logs in it
+            raise
+        except BaseException:  # also a signal, which may arrive while Ray starts
+            self.stop()
             raise
         return self
 

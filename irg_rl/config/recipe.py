@@ -232,6 +232,10 @@ class Recipe(Section):
             problems.append("engine.gpu_share needs engine.device cuda; leave it out on the CPU")
         if self.engine.gpu_share < 1 and self.engine.learner_ranks > 1:
             problems.append("engine.gpu_share: several learner ranks talk over NCCL, which wants a whole GPU for each")
+        if self.engine.object_store_mb is not None and self.engine.address is not None:
+            problems.append(
+                "engine.object_store_mb has no effect with engine.address: `ray start` has set it; leave it out"
+            )
         if self.engine.placement != "pack" and self.engine.address is None:
             problems.append("engine.placement is about the nodes of a cluster: set engine.address, or leave it out")
         problems += self._of_attention()

@@ -96,6 +96,7 @@ def survey(folder: Path, progress: Callable[[int], None] = lambda rows: None) ->
         where = f"{file.name}, row group {group}, row {row}"
         try:
             parts = parse_row(conversation)
+            decode_row(parts)
         except BrokenRow as problem:
             found.broken.append(f"{where}: {problem}")
             continue

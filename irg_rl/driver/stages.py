@@ -23,7 +23,7 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.rl_loop import reinforce
 from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError
 from irg_rl.driver.sft import continue_sft, draw_own_images, require_finished, train_stage
-from irg_rl.errors import is_expected
+from irg_rl.errors import explain, is_expected
 from irg_rl.evaluate.suite import REAL
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
@@ -228,9 +228,10 @@ def ending_in_order(run: Run) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if stopping.asked() and is_expected(error):
-                raise KeyboardInterrupt from error
-            raise
+            if not (stopping.asked() and is_expected(error)):
+                raise
+            console.print(f"after the signal: {explain(error)}", soft_wrap=True, markup=False)
+            raise KeyboardInterrupt from error
 
 
 def do(run: Run, stage: RunStage, tracker: Tracker) -> None:

@@ -242,6 +242,8 @@ class _Trial:
             name: [RowSource(data / s.folder, 0, Rejections()) for s in stage.sources if s.folder != OWN_REFINED]
             for name, stage in sft.stages.items()
         }
+        if not any(found.values()):
+            raise NotTried("the run makes all rows itself")
         return {name: sources for name, sources in found.items() if sources}
 
     def _prompts(self, split: str) -> list[Prompt]:

@@ -24,6 +24,9 @@ GENERATION, PREPROCESSOR = "generation_config.json", "preprocessor_config.json"
 OWN = "irg_rl"
 """Name of the entry in generation_config.json that has sections of the recipe."""
 _SECTIONS = ("sampling", "evaluation")
+_OF_SCORERS = {"evaluation": ("preference",)}
+"""Section -> settings that name a scorer of the recipe. They are not exported, because an exported model has no
+scorers."""
 _BICUBIC = 3  # number of the filter in Pillow and in transformers
 
 
@@ -54,14 +57,15 @@ def generation(recipe: Recipe, special: SpecialIds) -> dict[str, Any]:
         "cfg_text_scale": guidance.text_scale, "cfg_img_scale": guidance.image_scale,
         "cfg_interval": list(guidance.interval), "cfg_renorm_type": guidance.renorm,
         "cfg_renorm_min": guidance.renorm_min,
-        OWN: recipe.model_dump(mode="json", include=set(_SECTIONS)),
+        OWN: _sections(recipe.model_dump(mode="json", include=set(_SECTIONS))),
     }  # fmt: skip
 
 
 def exported_sections(folder: Path) -> dict[str, Any]:
     """Return those sections of a recipe that `generation_config.json` of a model folder has: name -> settings. The
-    result is empty if the folder has no such file, or if another program wrote the file. Raises InputError if the file
-    is no JSON, or if the sections are not objects. The settings themselves are not checked."""
+    result is empty if the folder has no such file, or if another program wrote the file. Settings in `_OF_SCORERS` are
+    left out. Raises InputError if the file is no JSON, or if the sections are not objects. The settings themselves are
+    not checked."""
     path = folder / GENERATION
     if not path.is_file():
         return {}
@@ -69,7 +73,14 @@ def exported_sections(folder: Path) -> dict[str, Any]:
     own = content.get(OWN, {}) if isinstance(content, dict) else {}
     if not isinstance(own, dict) or not all(isinstance(own.get(name, {}), dict) for name in _SECTIONS):
         raise InputError(f"{path}: {OWN} must hold the objects {' and '.join(_SECTIONS)}: export again, or remove it")
-    return {name: own[name] for name in _SECTIONS if name in own}
+    return _sections(own)
+
+
+def _sections(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {key: value for key, value in settings[name].items() if key not in _OF_SCORERS.get(name, ())}
+        for name in _SECTIONS if name in settings
+    }  # fmt: skip
 
 
 def _sides(resize: Resize) -> dict[str, int]:

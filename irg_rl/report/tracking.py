@@ -60,8 +60,9 @@ class Tracker:
         """Log the scalars of one step of one stage. `scalars` maps the name of each scalar to its value."""
         values = self.metrics.append(stage, step, scalars)
         named = {f"{stage}/{name}": float("nan") if v is None else v for name, v in values.items()}
-        with self._wandb(stage) as run:
+        with self._wandb() as run:
             if run is not None:
+                self._axis(run, stage)
                 run.log(named | {f"{stage}/step": step})
 
     def rewind(self, stage: str, step: int) -> None:
@@ -78,9 +79,10 @@ class Tracker:
         pictures = same_size([sample.strip() for sample in shown])
         images = [wandb.Image(p, caption=redact_text(s.prompt)) for p, s in zip(pictures, shown, strict=True)]
         content = {f"{stage}/strips": images, f"{stage}/step": step}
-        with self._wandb(stage) as run, _staged_in(self._folder / "wandb" / "data"):
+        with self._wandb() as run, _staged_in(self._folder / "wandb" / "data"):
             content[f"{stage}/trajectories"] = _table(shown)
             if run is not None:
+                self._axis(run, stage)
                 run.log(content)
 
     def close(self) -> None:
@@ -98,13 +100,11 @@ class Tracker:
         self.close()
 
     @contextmanager
-    def _wandb(self, stage: str | None = None) -> Iterator["wandb.Run | None"]:
-        """Give a context (for `with`) in which something is sent to wandb: the run of wandb, with a step axis for
-        `stage`, or None without wandb. If wandb fails, say so once, and from then on log to metrics.jsonl only:
-        training does not end because a curve cannot be drawn."""
+    def _wandb(self) -> Iterator["wandb.Run | None"]:
+        """Give a context (for `with`) in which something is sent to wandb. It yields the run of wandb, or None without
+        wandb. If wandb fails, say so once, and from then on log to metrics.jsonl only: training does not end because a
+        curve cannot be drawn."""
         try:
-            if self._run is not None and stage is not None:
-                self._axis(self._run, stage)
             yield self._run
         except FAILURES as error:
             if self._run is None:

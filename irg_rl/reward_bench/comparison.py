@@ -230,7 +230,7 @@ def _position(own: ScorerAnswers, material: BenchMaterial, graded: Float[np.ndar
     consistent = np.array([float(p.first != 0.5) for p, _ in known])
     better = _better_side(material, graded)
     truth = np.array([better[id(first), id(second)] for _, (first, second) in known])
-    gaps = np.array([p.first - 0.5 for p, _ in known])
+    gaps = np.array([p.mean - 0.5 for p, _ in known])
     return PositionBias(
         mean(Terms(liking, ones, prompts)), statistics.share(Terms(consistent, ones, prompts)),
         statistics.share(statistics.order_terms(gaps, truth, prompts)),

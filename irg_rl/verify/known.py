@@ -5,8 +5,8 @@ These facts hold for every model that was trained from the released one. They do
 model of other sizes.
 """
 
-from irg_rl.config import load_recipe
 from irg_rl.model.config import ModelConfig
+from irg_rl.model.released import BAGEL_7B_MOT
 
 SPECIAL_IDS = {"bos": 151644, "eos": 151645, "soi": 151652, "eoi": 151653}
 """Ids of the four boundary tokens in Qwen2.5's vocabulary."""
@@ -28,5 +28,5 @@ LEAST_SMOOTHNESS = 0.7
 
 def has_released_sizes(config: ModelConfig) -> bool:
     """Return whether a model has the sizes of the released BAGEL-7B-MoT. The timestep shift of training is no size."""
-    released = load_recipe("bagel-lora-grpo").model
+    released = ModelConfig.model_validate(BAGEL_7B_MOT)
     return config.model_copy(update={"timestep_shift": released.timestep_shift}) == released

@@ -16,7 +16,7 @@ from tests.paths import CONFIGS
 from tests.sft.material import initial_full, write
 
 COMMANDS = ["ls", "cp", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "parity",
-            "show", "replay", "report"]
+            "show", "replay", "report", "export", "verify"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
 

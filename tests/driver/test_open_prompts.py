@@ -75,7 +75,7 @@ def lean(url: str) -> float:
 def judged(number: int, body: dict) -> tuple[int, dict, float]:
     """Yes where a picture is lighter on the left; of two pictures the one that is more so; no answer about fog."""
     parts = body["messages"][-1]["content"]
-    asked = next(part["text"] for part in parts if part["type"] == "text")
+    asked = " ".join(part["text"] for part in parts if part["type"] == "text")
     leans = [lean(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
     if "fog" in asked:
         return 200, completion("I cannot tell."), 0
