@@ -128,8 +128,8 @@ class Preference:
 
     @property
     def mean(self) -> float:
-        """The probability that the first image is better, as the mean over the two orders. A preference for one position
-        cancels out in it."""
+        """The probability that the first image is better, as the mean over the two orders. A preference for one
+        position cancels out in it."""
         return (self.in_order + self.swapped) / 2
 
     @property

@@ -24,7 +24,7 @@ from irg_rl.learning_modes import (
     INITIAL_UNDERSTANDING,
 )
 from sft.dataset import stored_rows
-from sft.rows import BrokenRow, ImagePart, Part, TextPart, parse_row
+from sft.rows import BrokenRow, ImagePart, Part, TextPart, decode_row, parse_row
 
 FORMS = {
     INITIAL_UNDERSTANDING: "t+C+t*T+",
