@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -32,7 +32,9 @@ Answered = list[tuple[Score, str]]
 class RemoteScorer:
     """Asks a scorer that `irg-rl reward serve` serves, about images, reflections or edits.
 
-    `base_url` is the address that the server has printed, such as http://127.0.0.1:8100/v1. `api_key_env` names the
+    `base_url` is the address that the server has printed, such as http://127.0.0.1:8100/v1. `of` is the form that a run
+    uses: image, reflection or edit. `check` asks the server for this form. If it is empty, any form will do.
+    `api_key_env` names the
     environment variable that holds the server's token. As with a judge, the token is sent over plain http only to this
     machine and to the host `key_over_http`. At most `batch_size` items travel in one request, and `concurrency`
     requests at the same time. `timeout` limits one request with its whole answer, in seconds. The n-th retry waits
@@ -50,17 +52,30 @@ class RemoteScorer:
         retries: Annotated[int, Field(ge=0)] = 2,
         backoff: Annotated[float, Field(ge=0)] = 0.5,
         key_over_http: str = "",
+        of: Literal["", "image", "reflection", "edit"] = "",
     ) -> None:
-        self.name, self.last_error = name, ""
+        self.name, self.of, self.last_error = name, of, ""
         self.batch_size, self.concurrency, self.retries, self.backoff = batch_size, concurrency, retries, backoff
         url = base_url.rstrip("/") + "/score"
         self.endpoint = Endpoint(url, timeout, api_key_env, key_over_http=key_over_http)
 
     def check(self) -> None:
-        """Ask the server for its forms. Raises ScorerUnavailable if it does not answer or refuses the token."""
-        [(_, error)] = self._ask({"form": CHECK, "prompts": []}, 1, lambda content: [(0.0, "")])
+        """Ask the server for its forms. Raises ScorerUnavailable if it does not answer, refuses the token, or does not
+        serve the form `of`."""
+        forms: list[str] = []
+
+        def read(content: Any) -> Answered:
+            forms.extend(parse_forms(content))
+            return [(0.0, "")]
+
+        [(_, error)] = self._ask({"form": CHECK, "prompts": []}, 1, read)
         if error:
             raise ScorerUnavailable(f"{error}. Start it with `irg-rl reward serve`, or correct base_url")
+        if self.of and self.of not in forms:
+            raise ScorerUnavailable(
+                f"the server at {self.endpoint.url} scores {', '.join(forms) or 'nothing'}, not {self.of}: serve another "
+                "scorer, or correct `of`"
+            )
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
@@ -131,6 +146,14 @@ def batches(pixels: Sequence[int], most: int) -> list[slice]:
             start, total = place, 0
         total += size
     return [*found, slice(start, len(pixels))] if pixels else []
+
+
+def parse_forms(content: Any) -> list[str]:
+    """Read the forms in the answer to a check. Raises InputError if the answer has another form."""
+    forms = content.get("forms") if isinstance(content, dict) else None
+    if not isinstance(forms, list) or not all(isinstance(form, str) for form in forms):
+        raise InputError("the answer: needs a list of texts, `forms`")
+    return [redact_text(form)[:SHOWN] for form in forms]
 
 
 def parse_scores(content: Any) -> Answered:

@@ -33,7 +33,7 @@ from irg_rl.environment import is_loopback
 from irg_rl.errors import InputError, UserError
 from irg_rl.text_in import parse_json
 from irg_rl.trajectory import Prompt
-from rewards.base import EditScorer, ImageScorer, ReflectionScorer, Score, Scorer
+from rewards.base import EditScorer, ImageScorer, ReflectionScorer, Score, Scorer, ScorerUnavailable
 from rewards.build import ScorerSpec, build_scorer
 from rewards.endpoint import key_of
 from rewards.serving import BadRequest, JsonHandler, clear_port_errors, decode_image
@@ -42,6 +42,8 @@ PATH = "/v1/score"
 CHECK = "check"
 COLUMNS = {"image": ("images",), "reflection": ("images", "texts"), "edit": ("images", "texts", "after")}
 """Form of a request -> the fields that have one entry per item, in addition to `prompts`."""
+KINDS = {"image": ImageScorer, "reflection": ReflectionScorer, "edit": EditScorer}
+"""Form of a request -> what a scorer must be able to do for it."""
 CANNOT = 424
 """HTTP status of the answer if the scorer cannot work at all, so that no retry can help."""
 
@@ -93,6 +95,11 @@ def parse_score_request(body: bytes, limits: ServerLimits) -> ScoreRequest:
                 raise BadRequest(f"more than {limits.megapixels} million pixels in one request", 413)
             columns[name][number] = image
     return ScoreRequest(form, prompts, columns)
+
+
+def forms_of(scorer: Scorer) -> list[str]:
+    """Return the forms that a server can serve of this scorer."""
+    return [form for form, kind in KINDS.items() if isinstance(scorer, kind)]
 
 
 def _prompt(entry: Any) -> Prompt:
@@ -153,8 +160,7 @@ class ScoreListener(ThreadingHTTPServer):
     def answer(self, request: ScoreRequest) -> dict[str, Any]:
         """Score the items of a request, and return the answer. Raises BadRequest if the scorer does not score this
         form, and other UserErrors if it cannot work at all."""
-        kinds = {"image": ImageScorer, "reflection": ReflectionScorer, "edit": EditScorer}
-        forms = [form for form, kind in kinds.items() if isinstance(self.scorer, kind)]
+        forms = forms_of(self.scorer)
         if request.form == CHECK:
             return {"scores": [], "errors": [], "forms": forms}
         if request.form not in forms:
@@ -204,10 +210,15 @@ class ServedAt:
 class ScoreServer:
     """Serves one scorer in threads of this process (see the module), as a context manager.
 
-    Raises ScorerUnavailable if the port is taken or the token is missing.
+    Raises ScorerUnavailable if the port is taken or the token is missing, or if the scorer has no form that can be
+    served.
     """
 
     def __init__(self, scorer: Scorer, at: ServedAt = ServedAt()) -> None:
+        if not forms_of(scorer):
+            raise ScorerUnavailable(
+                f"scorer {scorer.name!r} cannot be served: it scores neither images nor reflections nor edits"
+            )
         token = key_of(at.token_env) if at.token_env else ""
         with clear_port_errors(f"the server of scorer {scorer.name!r}", at.host, at.port):
             self.listener = ScoreListener(at.host, at.port, scorer, token, at.limits)

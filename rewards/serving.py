@@ -19,6 +19,7 @@ from irg_rl.pictures import UNDECODABLE
 from rewards.base import Image, ScorerUnavailable
 
 MAX_SIDE = 2048  # pixels per side of an image; checked in its header before a pixel is decoded
+MOST_DIGITS = 18  # of a Content-Length: Python refuses to read very long numbers
 LINGER_S = 1.0
 """Seconds for which a connection with a refused request stays open, see `JsonHandler.refuse`."""
 
@@ -60,8 +61,8 @@ class JsonHandler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
             raise BadRequest("a Content-Length is required", 411)
-        if int(length) > max_bytes:
-            raise BadRequest(f"{length} bytes: at most {max_bytes} are read", 413)
+        if len(length) > MOST_DIGITS or int(length) > max_bytes:
+            raise BadRequest(f"{length:.{MOST_DIGITS}} bytes: at most {max_bytes} are read", 413)
         return self.rfile.read(int(length))
 
     def refuse(self, error: BadRequest, **headers: str) -> None:

@@ -190,7 +190,7 @@ def stored_rows(folder: Path) -> Iterator[tuple[Path, int, int, bytes | str | No
     for file in sorted(folder.glob("*.parquet")):
         for group in range(_open(file).metadata.num_row_groups):
             for row, conversation in enumerate(_read_group(file, group)):
-                yield file, group, row, conversation
+                yield file, group, row, conversation.as_py()
 
 
 def count_stored_rows(folder: Path) -> int:

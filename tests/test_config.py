@@ -269,7 +269,6 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     ([*OFFLINE, "rl.staleness=1"], "nothing is sampled: set rl.staleness=0"),
     ([*OFFLINE, "rl.dump_every=2"], "nothing is sampled: set rl.dump_every=0"),
     (["rewards.scorers=[{name: v, kind: verifier, weight: 0}]"], "rewards.scorers: all weights are 0"),
-    (["task_options.deep_share=0.2"], "task_options.deep_share 0.2 makes rows with several refinements"),
     (["rl.points=3"], "rl.noise.window_range [0, 3) must lie in [0, rl.points - 1 = 2)"),
     (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
     (["engine.placement=spread"], "engine.placement is about the nodes of a cluster: set engine.address, or leave it"),
@@ -312,7 +311,7 @@ def test_a_scorer_may_be_a_class_of_ones_own_and_take_its_options():
     (scorer,) = smoke("rewards.scorers=[{name: a, kind: 'my.scorers:Sharp', options: {radius: 3}}]").rewards.scorers
     assert scorer.kind == "my.scorers:Sharp" and scorer.options == {"radius": 3}
     (line,) = problems("rewards.scorers.0.kind=hsp")
-    assert line.startswith("rewards.scorers.0.kind: 'hsp': choose verifier, clip, hps, judge, or your own")
+    assert line.startswith("rewards.scorers.0.kind: 'hsp': choose verifier, clip, hps, pickscore, jpeg, judge, remote, mllm,")
 
 
 def test_the_critic_takes_a_tenth_of_the_card_of_a_rollout_actor_if_it_has_a_model_there():

@@ -34,7 +34,7 @@ class NoRoomError(PlacementError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class ActorDemand:
     """Actors of one kind, and the share of a node that each of them needs."""
 
     name: str
@@ -55,7 +55,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Node:
+class ClusterNode:
     """A living node of a cluster, with what it has in all and what is free."""
 
     id: str
@@ -64,25 +64,25 @@ class Node:
     free: dict[str, float]
 
 
-def living_nodes() -> list[Node]:
+def living_nodes() -> list[ClusterNode]:
     """Return the living nodes of the cluster that this process is connected to."""
     free = available_resources_per_node()
     return [
-        Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"], free.get(node["NodeID"], {}))
+        ClusterNode(node["NodeID"], node["NodeManagerAddress"], node["Resources"], free.get(node["NodeID"], {}))
         for node in ray.nodes() if node["Alive"]
     ]  # fmt: skip
 
 
-class Room:
-    """Room for the actors of one kind, one place for each actor. Without a placement group, as on a Ray of one's own,
-    Ray may start the actors anywhere.
+class ActorRoom:
+    """The room for the actors of one kind, one place for each actor. Without a placement group, as on a Ray of one's
+    own, Ray may start the actors anywhere.
 
     `visit(node)` is called with each node before the first actor starts there. It raises an error if the node cannot
     be used.
     """
 
     def __init__(
-        self, name: str, group: PlacementGroup | None = None, visit: Callable[[Node], None] = lambda node: None
+        self, name: str, group: PlacementGroup | None = None, visit: Callable[[ClusterNode], None] = lambda node: None
     ):
         self.name = name
         self._group = group
@@ -104,12 +104,12 @@ class Room:
         nodes = self.nodes()
         return nodes[0].address if len({node.id for node in nodes}) > 1 else LOOPBACK
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[ClusterNode]:
         """Return the node of each actor. The list is empty without a placement group."""
         count = 0 if self._group is None else self._group.bundle_count
         return [self._node(index) for index in range(count)]
 
-    def _node(self, index: int) -> Node:
+    def _node(self, index: int) -> ClusterNode:
         assert self._group is not None
         wanted = placement_group_table(self._group)["bundles_to_node_id"].get(index, "")
         for node in living_nodes():
@@ -118,8 +118,8 @@ class Room:
         raise NoRoomError(f"no node that is left has room for {self.name} {index}")
 
 
-def reserve(asked: Sequence[Asked], visit: Callable[[Node], None]) -> dict[str, Room]:
-    """Reserve room for all actors, and return the room of each kind by its name. `visit` is explained at `Room`.
+def reserve(asked: Sequence[ActorDemand], visit: Callable[[ClusterNode], None]) -> dict[str, ActorRoom]:
+    """Reserve room for all actors, and return the room of each kind by its name. `visit` is explained at `ActorRoom`.
 
     Raises PlacementError if there is no room within PATIENCE_S seconds.
     """
@@ -130,21 +130,21 @@ def reserve(asked: Sequence[Asked], visit: Callable[[Node], None]) -> dict[str, 
         for group in groups.values():
             remove_placement_group(group)
         raise PlacementError(
-            f"no room for {', '.join(map(str, without))}. Asked in all: {', '.join(map(str, asked))}. "
+            f"no room for {', '.join(map(str, without))}. ActorDemand in all: {', '.join(map(str, asked))}. "
             f"{in_stock(nodes)} Lower engine.learner_ranks, engine.rollout_actors or engine.threads, wait for other "
             "jobs to end, or add nodes"
         )
-    return {name: Room(name, group, visit) for name, group in groups.items()}
+    return {name: ActorRoom(name, group, visit) for name, group in groups.items()}
 
 
-def in_stock(nodes: Sequence[Node]) -> str:
+def in_stock(nodes: Sequence[ClusterNode]) -> str:
     """Return one sentence about what the nodes have and what is free."""
     shown = [f"{node.address} {_of(node.total, node.free)}" for node in nodes[:_SHOWN]]
     more = [f"{len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else []
     return f"The cluster has {len(nodes)} node{'s' * (len(nodes) != 1)}: {'; '.join(shown + more)}."
 
 
-def _group(asked: Asked) -> PlacementGroup:
+def _group(asked: ActorDemand) -> PlacementGroup:
     """Ask Ray for the room of one kind of actors. Ray answers later."""
     where: dict[str, Any] = {}
     if asked.beside_driver:

@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from irg_rl.cluster.placement import Node
+from irg_rl.cluster.placement import ClusterNode
 from irg_rl.cluster.ray_runtime import bounded_get
 from irg_rl.errors import UserError
 
@@ -42,7 +42,7 @@ class SharedFolder:
     def __exit__(self, *exc_info: object) -> None:
         self._file.unlink(missing_ok=True)
 
-    def check(self, *nodes: Node) -> None:
+    def check(self, *nodes: ClusterNode) -> None:
         """Raise SharedFolderError if a node does not see the folder, or if it sees another folder at this path."""
         new = {node.id: node for node in nodes if node.id not in self._checked}
         asked = []

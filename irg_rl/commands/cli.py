@@ -93,10 +93,12 @@ def cp(
 ) -> None:
     """Copy a shipped recipe to a file of your own, to edit."""
     from irg_rl.commands.cp import copy_recipe
-    from irg_rl.config.shipped import shipped_data_recipes
+    from irg_rl.config import recipe_settings
+    from irg_rl.config.shipped import data_recipe_path, recipe_path
 
+    source = next((path for path in (recipe_path(name), data_recipe_path(name)) if path.exists()), Path(name))
     written = copy_recipe(name, file)
-    command = "data build" if name.removesuffix(".yaml") in shipped_data_recipes() else "train"
+    command = "train" if {"name", "model"} & recipe_settings(source).keys() else "data build"
     console.print(f"written: {written}; `irg-rl {command} {written}` runs it", soft_wrap=True, markup=False)
 
 

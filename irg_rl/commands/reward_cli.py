@@ -13,7 +13,7 @@ Source = Annotated[
     str,
     typer.Argument(metavar="RECIPE|RUN", help="whose scorers are used: a run, also by its name in ./runs, or a recipe"),
 ]
-Settings = Annotated[
+Changes = Annotated[
     list[str] | None, typer.Argument(metavar="[key=value]...", help="settings that replace the recipe's")
 ]
 Images = Annotated[
@@ -30,7 +30,7 @@ def reward_score(
     recipe: Source,
     images: Images,
     out: Annotated[Path, typer.Option(help="table to write: .parquet, .csv or .jsonl")],
-    settings: Settings = None,
+    settings: Changes = None,
 ) -> None:
     """Score images with every scorer of a recipe, and write one table.
 
@@ -46,7 +46,7 @@ def reward_compare(
     recipe: Source,
     images: Images,
     out: Annotated[Path, typer.Option(help="folder for the page, its figures and comparison.json")],
-    settings: Settings = None,
+    settings: Changes = None,
     pairs: Annotated[
         Path | None,
         typer.Option(help="preferences: folder of `reward pairs`, or a file as HPDv2, Pick-a-Pic or MMRB2 have it"),
@@ -83,7 +83,7 @@ def reward_calibrate(
 def reward_pairs(
     recipe: Source,
     out: Annotated[Path, typer.Option(help="folder for the images and pairs.jsonl")],
-    settings: Settings = None,
+    settings: Changes = None,
     rankings: Annotated[int, typer.Option(min=1, help="prompts with four images, which make six pairs, each")] = 64,
 ) -> None:
     """Let the recipe's world make a set of preferences, with a simulated person, for `reward compare --pairs`."""
@@ -96,7 +96,7 @@ def reward_pairs(
 def reward_serve(
     recipe: Source,
     name: Annotated[str, typer.Argument(help="name of the scorer in the recipe")],
-    settings: Settings = None,
+    settings: Changes = None,
     host: Annotated[str, typer.Option(help="address to listen on; not only this machine: needs a token")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port")] = 0,
     token_env: Annotated[str, typer.Option(help="environment variable that holds the token clients must send")] = "",

@@ -24,12 +24,12 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
     setting = ".".join([*([prefix] if prefix else []), *location])
     if problem["type"] == "extra_forbidden":
         known = _known_settings(location[:-1], root)
+        if elsewhere := _places_of(location[-1], root):
+            return [f"{setting}: unknown setting; did you mean {' or '.join(elsewhere)}?"]
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         if near:
             place = ".".join(setting.split(".")[:-1] + [near[0]])
             return [f"{setting}: unknown setting; did you mean {place}?"]
-        if elsewhere := _places_of(location[-1], root):
-            return [f"{setting}: unknown setting; did you mean {' or '.join(elsewhere)}?"]
         return [f"{setting}: unknown setting; known here: {', '.join(known)}"]
     if problem["type"] == "value_error":
         error = problem.get("ctx", {}).get("error")

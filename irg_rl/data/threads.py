@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-Item = TypeVar("Item")
+Work = TypeVar("Work")
 
 
-def in_threads(step: Callable[[Item], None], items: Sequence[Item], at_once: int) -> None:
+def in_threads(step: Callable[[Work], None], items: Sequence[Work], at_once: int) -> None:
     """Run a step for every item, up to `at_once` at the same time. If one fails, those that have not begun are not run,
     and the error is raised."""
     with ThreadPoolExecutor(max_workers=at_once) as pool:

@@ -11,7 +11,7 @@ import ray
 from ray import ObjectRef
 
 from irg_rl.algorithms.learner import Learner
-from irg_rl.cluster.placement import Room
+from irg_rl.cluster.placement import ActorRoom
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.config import adapters_of
@@ -56,7 +56,7 @@ class Learners:
     """All ranks (processes) of the learner. Every method calls all ranks with the same arguments. `start` is the name
     of the run's model folder from which RL starts. `room` is where the ranks run."""
 
-    def __init__(self, run: Run, start: str, room: Room = ANYWHERE[LEARNER]):
+    def __init__(self, run: Run, start: str, room: ActorRoom = ANYWHERE[LEARNER]):
         self.run, self.recipe, self.start = run, run.recipe, start
         self.fingerprint = fingerprint(run)  # computed only once, because the rollouts may be large
         settings = learner_settings(self.recipe, str(model_path(run, start)))

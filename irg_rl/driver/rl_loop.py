@@ -21,7 +21,7 @@ import torch
 from irg_rl import stopping
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
-from irg_rl.cluster.placement import Room
+from irg_rl.cluster.placement import ActorRoom
 from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.cluster.slots import SlotBuffer
@@ -76,7 +76,7 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
             learners.stop()
 
 
-def rollout_fleet(run: Run, start: str, learners: Learners, room: Room = ANYWHERE[ROLLOUT]) -> Fleet:
+def rollout_fleet(run: Run, start: str, learners: Learners, room: ActorRoom = ANYWHERE[ROLLOUT]) -> Fleet:
     recipe = run.recipe
     settings = worker_settings(recipe, model_path(run, start))
     options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.rollout_gpus)
@@ -99,7 +99,7 @@ def arguments(learners: Learners) -> tuple:
     return message.arrays, message.version, message.digest
 
 
-def critic_fleet(run: Run, specs: list[dict], room: Room = ANYWHERE[CRITIC]) -> Fleet:
+def critic_fleet(run: Run, specs: list[dict], room: ActorRoom = ANYWHERE[CRITIC]) -> Fleet:
     recipe = run.recipe
     settings, paths = CriticSettings.of(recipe), [s.path for s in recipe.rewards.scorers if s.path is not None]
     actor, options = ray.remote(Critic), actor_options(threads=1, cpus=0, gpus=recipe.critic_gpus)

@@ -5,24 +5,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from irg_rl.cluster.attached import AttachedRay
-from irg_rl.cluster.placement import Asked, Room, reserve
+from irg_rl.cluster.placement import ActorDemand, ActorRoom, reserve
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
 from irg_rl.cluster.shared_folder import SharedFolder
 from irg_rl.config import Recipe, Stage
 from irg_rl.driver.run_folder import Run
 
 LEARNER, ROLLOUT, CRITIC = "learner rank", "rollout actor", "critic"
-ANYWHERE = {name: Room(name) for name in (LEARNER, ROLLOUT, CRITIC)}
+ANYWHERE = {name: ActorRoom(name) for name in (LEARNER, ROLLOUT, CRITIC)}
 """The room on a Ray of the run's own: its actors may start anywhere."""
 
 
-def asked_by_sft(recipe: Recipe, stage: Stage) -> list[Asked]:
+def asked_by_sft(recipe: Recipe, stage: Stage) -> list[ActorDemand]:
     """Return the actors of an SFT stage. If the stage has only one rank, this is the driver's own process."""
     count = recipe.sft_ranks(stage)
     return [_learners(recipe, count)] if count > 1 else []
 
 
-def asked_by_rl(recipe: Recipe) -> list[Asked]:
+def asked_by_rl(recipe: Recipe) -> list[ActorDemand]:
     """Return the actors of RL.
 
     The critic is beside the driver. So the groups that wait for their training are on the node without which the run
@@ -32,19 +32,19 @@ def asked_by_rl(recipe: Recipe) -> list[Asked]:
     if recipe.require_rl().rollouts is not None:
         return [_learners(recipe, engine.learner_ranks)]
     return [
-        Asked(CRITIC, 1, 1, recipe.critic_gpus, beside_driver=True),
+        ActorDemand(CRITIC, 1, 1, recipe.critic_gpus, beside_driver=True),
         _learners(recipe, engine.learner_ranks),
-        Asked(ROLLOUT, engine.rollout_actors, engine.thread_share(engine.rollout_actors), recipe.rollout_gpus),
+        ActorDemand(ROLLOUT, engine.rollout_actors, engine.thread_share(engine.rollout_actors), recipe.rollout_gpus),
     ]
 
 
-def _learners(recipe: Recipe, count: int) -> Asked:
+def _learners(recipe: Recipe, count: int) -> ActorDemand:
     engine = recipe.engine
-    return Asked(LEARNER, count, engine.thread_share(count), engine.gpus, engine.placement.upper())
+    return ActorDemand(LEARNER, count, engine.thread_share(count), engine.gpus, engine.placement.upper())
 
 
 @contextmanager
-def ray_with_room(run: Run, settings: RaySettings, asked: Sequence[Asked]) -> Iterator[Mapping[str, Room]]:
+def ray_with_room(run: Run, settings: RaySettings, asked: Sequence[ActorDemand]) -> Iterator[Mapping[str, ActorRoom]]:
     """Give a context (for `with`) in which Ray runs. It yields the room for the actors of each kind.
 
     With `engine.address`, raises PlacementError if the cluster has no room for the actors in `asked`, and

@@ -4,7 +4,6 @@ and about pairs."""
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -20,27 +19,17 @@ from irg_rl.reward_bench.scoring import (
     ScorerCase,
     ask_scorer,
 )
-from irg_rl.trajectory import Prompt
-from rewards.base import Image, Preference, ScorerUnavailable
+from rewards.base import Preference, Preferring, ScorerUnavailable
 from rewards.build import scorer_constructor
 
 PAIR_BATCH = 8
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class PairwiseScorer(Protocol):
-    """A scorer that can also say which of two images is better."""
-
-    def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> list[Preference | None]:
-        """Return one Preference per prompt, see `rewards.base.Preference`. It is None if the scorer failed."""
-        ...
-
-
 def is_pairwise(kind: str) -> bool:
     """Return whether scorers of this kind can compare two images. Nothing is loaded but the class."""
     made = scorer_constructor(kind, "image")
-    return isinstance(made, type) and issubclass(made, PairwiseScorer)
+    return isinstance(made, type) and issubclass(made, Preferring)
 
 
 @dataclass(frozen=True)
@@ -58,12 +47,13 @@ class ScorerAnswers:
 
     @property
     def every(self) -> list[ScoreAnswer]:
+        """Return all answers about images, without those whose prompt the scorer is not used for."""
         changed = [answer for answers in self.changes.values() for answer in answers]
-        return [*self.answers, *self.firsts, *self.seconds, *changed]
+        return [answer for answer in (*self.answers, *self.firsts, *self.seconds, *changed) if answer.used]
 
 
 def numbers(answers: Sequence[ScoreAnswer]) -> Float[np.ndarray, "N"]:
-    """Return the scores as an array, with nan for failed ones."""
+    """Return the scores as an array, with nan for missing ones."""
     return np.array([np.nan if answer.score is None else answer.score for answer in answers], dtype=float)
 
 
@@ -90,18 +80,21 @@ def ask_everything(
 def ask_pairs(
     case: ScorerCase, pairs: Sequence[tuple[Item, Item]], log: ScoreLog, open_hub: OpenHub
 ) -> list[Preference | None]:
-    """Show pairs of images of one prompt to a scorer that compares two images, each pair in both orders. Answers are
-    kept in the log: round 0 is the answer in the given order, round 1 the answer in the other one."""
+    """Show pairs of images of one prompt to a scorer that compares two images, each pair in both orders. Pairs
+    whose prompt the scorer is not used for are left out. Answers are kept in the log: round 0 is the answer in the
+    given order, round 1 the answer in the other one."""
     keys = [_pair_keys(case, pair) for pair in pairs]
     todo = [
         place for place, (first, second) in enumerate(pairs)
         if not (first.problem or second.problem) and not all(key in log.answers for key in keys[place])
+        and not _known_unused(case, first, log)
     ]  # fmt: skip
     try:
         if todo:
             with open_hub(case.name) as hub:
                 scorer = hub.scorers[case.name]
-                assert isinstance(scorer, PairwiseScorer)
+                assert isinstance(scorer, Preferring)
+                todo = [place for place in todo if hub.used(case.name, pairs[place][0].image.prompt)]
                 for start in range(0, len(todo), PAIR_BATCH):
                     part = todo[start : start + PAIR_BATCH]
                     found = scorer.prefer(
@@ -115,6 +108,11 @@ def ask_pairs(
     except (ScorerUnavailable, InputError) as error:
         _log.warning("%s compares no more pairs: %s", case.name, error)
     return [_known_preference(log, own) for own in keys]
+
+
+def _known_unused(case: ScorerCase, item: Item, log: ScoreLog) -> bool:
+    key = item.key(case.identity, 0)
+    return key in log.answers and not log.answers[key].used
 
 
 def _pair_keys(case: ScorerCase, pair: tuple[Item, Item]) -> list[tuple[str, str, str, int]]:

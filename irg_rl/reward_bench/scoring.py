@@ -25,6 +25,8 @@ from rewards.hub import RewardHub
 OpenHub = Callable[[str], AbstractContextManager[RewardHub]]
 """Type of a function that loads one scorer of a recipe. Argument: its name. Result: a context that gives a hub with
 this scorer alone."""
+NOT_USED = "not used for this prompt"
+"""Error of an item whose prompt the scorer is not used for (the setting `when` in a recipe)."""
 LogKey = tuple[str, str, str, int]
 """(scorer with its settings, hash of the pixels, hash of the prompt, number of the round)"""
 Advance = Callable[[int, str], None]
@@ -34,11 +36,21 @@ BATCH = 16
 @dataclass(frozen=True)
 class ScoreAnswer:
     """A scorer's answer about one image. `score` is None if it failed, and then `error` says why. `seconds` is the time
-    of the call, divided by the number of its images."""
+    of the call, divided by the number of its images. If the scorer is not used for the prompt, `error` is NOT_USED, and
+    this is no failure."""
 
     score: float | None
     error: str = ""
     seconds: float = 0.0
+
+    @property
+    def used(self) -> bool:
+        """Whether the scorer is used for the prompt."""
+        return self.score is not None or self.error != NOT_USED
+
+    @property
+    def failed(self) -> bool:
+        return self.score is None and self.used
 
 
 class ScoreLog:
@@ -117,8 +129,9 @@ def ask_scorer(
     round_: int = 0,
     batch: int = BATCH,
 ) -> list[ScoreAnswer]:
-    """Return one answer per item. Answers that the log has are not asked for again, except failed ones. The scorer is
-    loaded only if something is missing. A scorer that cannot work is a failure of all missing items, with its reason.
+    """Return one answer per item. Answers that the log has are not asked for again, except failed ones. Items whose
+    prompt the scorer is not used for are not asked for. The log keeps them, too. The scorer is loaded only if something
+    is missing. A scorer that cannot work is a failure of all missing items, with its reason.
 
     `round_`: a number above 0 asks the same again, for the noise between equal calls.
     """
@@ -127,7 +140,11 @@ def ask_scorer(
         try:
             with open_hub(case.name) as hub:
                 hub.check()
-                keys = list(todo)
+                unused = {key: item for key, item in todo.items() if not hub.used(case.name, item.image.prompt)}
+                for key in unused:
+                    log.add(key, ScoreAnswer(None, NOT_USED))
+                advance(len(unused), case.name)
+                keys = [key for key in todo if key not in unused]
                 for start in range(0, len(keys), batch):
                     part = keys[start : start + batch]
                     for key, answer in zip(part, _ask(hub, case.name, [todo[key] for key in part]), strict=True):
@@ -135,7 +152,7 @@ def ask_scorer(
                     advance(len(part), case.name)
         except (ScorerUnavailable, InputError) as error:
             reason = ScoreAnswer(None, f"unavailable: {redact_text(str(error))}")
-            found = {key: reason for key in todo if log.answers.get(key, reason).score is None}
+            found = {key: reason for key in todo if log.answers.get(key, reason).failed}
             advance(len(found), f"{case.name}: unavailable")
     return [
         ScoreAnswer(None, item.problem) if item.problem
@@ -145,10 +162,10 @@ def ask_scorer(
 
 
 def unanswered(case: ScorerCase, items: Sequence[Item], log: ScoreLog, round_: int = 0) -> dict[LogKey, Item]:
-    """Return the items for which the log has no score of this scorer. Equal items are returned once, and items that
-    cannot be decoded are left out."""
+    """Return the items for which the log has no score of this scorer. Equal items are returned once. Items that cannot
+    be decoded are left out, and those that the log knows as not used."""
     todo = {item.key(case.identity, round_): item for item in items if not item.problem}
-    return {key: item for key, item in todo.items() if key not in log.answers or log.answers[key].score is None}
+    return {key: item for key, item in todo.items() if key not in log.answers or log.answers[key].failed}
 
 
 def _ask(hub: RewardHub, name: str, items: Sequence[Item]) -> list[ScoreAnswer]:
@@ -180,7 +197,7 @@ def _reason(hub: RewardHub, name: str) -> str:
 
 def reasons(answers: Sequence[ScoreAnswer]) -> dict[str, int]:
     """Return the reasons of failed answers, and how often each occurred, the most frequent first."""
-    return dict(Counter(answer.error for answer in answers if answer.score is None).most_common())
+    return dict(Counter(answer.error for answer in answers if answer.failed).most_common())
 
 
 def images_per_second(answers: Sequence[ScoreAnswer]) -> float:

@@ -115,3 +115,10 @@ def test_ls_and_cp_know_data_recipes(irg_rl, tmp_path, monkeypatch):
     copied = irg_rl("cp", "irgl", tmp_path / "mine.yaml")
     assert copied.code == 0 and "data build" in copied.out
     assert "\nprompts:\n" in (tmp_path / "mine.yaml").read_text()
+
+
+def test_cp_says_what_runs_the_file_that_was_copied(irg_rl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert irg_rl("cp", "shapes-smoke", "irgl.yaml").code == irg_rl("cp", "irgl", "shapes-smoke.yaml").code == 0
+    assert "irg-rl train a.yaml" in irg_rl("cp", "irgl.yaml", "a.yaml").out
+    assert "irg-rl data build b.yaml" in irg_rl("cp", "shapes-smoke.yaml", "b.yaml").out

@@ -10,7 +10,19 @@ from irg_rl.learning_modes import IMPROVING_FULL, IMPROVING_GENERATION, INITIAL_
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.shapes_world.rows import make_row, write_mode
 from sft.dataset import DataError
-from tests.sft.material import assistant, drawn, image, improving_full, initial_full, seen, text, thinking, user, write
+from tests.sft.material import (
+    assistant,
+    drawn,
+    drawn_broken,
+    image,
+    improving_full,
+    initial_full,
+    seen,
+    text,
+    thinking,
+    user,
+    write,
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -48,6 +60,14 @@ def test_broken_rows_are_named_with_their_place_and_reason(tmp_path):
         "part-00000.parquet, row group 0, row 1", "part-00000.parquet, row group 1, row 1"
     ]  # fmt: skip
     assert "not JSON" in found.broken[0]
+
+
+def test_a_row_with_a_good_header_and_damaged_pixels_is_broken(tmp_path):
+    write(tmp_path / INITIAL_FULL, [initial_full(0), drawn_broken(1), initial_full(2)])
+    found = survey(tmp_path / INITIAL_FULL)
+    assert (found.rows, found.usable, found.sizes) == (3, 2, {"16x16": 2})
+    [problem] = found.broken
+    assert problem.startswith("part-00000.parquet, row group 0, row 1: turn 1, part 1: the image can't be decoded")
 
 
 def test_numbers_of_texts_images_and_prompts(tmp_path):

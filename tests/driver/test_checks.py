@@ -31,6 +31,8 @@ def of_own(**sections) -> list[str]:
     ("prompts=33", "evaluation.prompts 33 is more than task_options.test_prompts 32"),
     ("sft.stage1.sources.0.folder=initial_ful", "sft.stage1.sources.0.folder 'initial_ful' is not made by the task"),
     ("task_options.own_images=0", "'own/improving_full_learning' is not made by the task at that stage"),
+    ("task_options.deep_share=0.2", "task_options.deep_share 0.2 makes rows with several refinements, of which "
+     "sampling.history last samples none: set sampling.history=full or leave it out"),
     ("task_options.prompt_mix={colurs: 1}", "task_options.prompt_mix.colurs: unknown; did you mean colors?"),
     ("sampling.stop_phrase=all is well", "sampling.stop_phrase 'all is well': no text of the task"),
     ("sampling.image_size=[24, 32]", "pictures of the shapes world are 24 x 24"),

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from irg_rl.cluster import placement, shared_folder
 from irg_rl.cluster.attached import AttachedRay
 from irg_rl.cluster.fleet import Fleet, FleetSettings, Health
-from irg_rl.cluster.placement import Asked, PlacementError, living_nodes, reserve
+from irg_rl.cluster.placement import ActorDemand, PlacementError, living_nodes, reserve
 from irg_rl.cluster.ranks import RankError, Ranks
 from irg_rl.cluster.ray_runtime import RaySettings, RayStartError
 from irg_rl.cluster.shared_folder import SharedFolder, SharedFolderError
@@ -176,7 +176,7 @@ def test_a_dead_node_takes_its_data_and_a_rank_with_it(cluster, tmp_path):
     """The data are named, so that they can be made again. The rank ends the run with one line."""
     node = cluster.add_node(num_cpus=CPUS)
     with AttachedRay(cluster.address, "death"), SharedFolder(tmp_path) as shared:
-        room = reserve([Asked("rank", 2, 1, 0)], shared.check)["rank"]
+        room = reserve([ActorDemand("rank", 2, 1, 0)], shared.check)["rank"]
         far = [place.id for place in room.nodes()].index(node.node_id)
         assert room.meeting_address() == room.nodes()[0].address
         ranks = Ranks("rank", lambda rank: Waiting.options(**room.place(rank)).remote(), 2, room.meeting_address())

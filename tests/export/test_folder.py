@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,9 +116,25 @@ def test_generate_draws_with_the_settings_of_the_run(irg_rl, exported, run, tmp_
     assert (found["guidance"], found["preset"]) == (own["guidance"], own["preset"])
 
 
-def test_settings_that_cannot_be_are_named_with_their_folder(irg_rl, exported, tmp_path):
-    import shutil
+def test_the_judge_of_a_run_s_evaluation_is_not_exported(exported, run, tmp_path, world):
+    from irg_rl.commands.generate import released
+    from irg_rl.config import changed_recipe
+    from irg_rl.export.settings import GENERATION, OWN, exported_sections, write_settings
 
+    folder = Path(shutil.copytree(exported, tmp_path / "judged"))
+    judge = {"name": "eye", "kind": "judge"}
+    judged = changed_recipe(run.recipe, {"rewards.scorers": [judge], "evaluation.preference": "eye"})
+    write_settings(folder, judged, world.model.config, world.model.special)
+    content = json.loads((folder / GENERATION).read_text())
+    assert "preference" not in content[OWN]["evaluation"]
+    content[OWN]["evaluation"]["preference"] = "eye"  # as older versions wrote it
+    (folder / GENERATION).write_text(json.dumps(content))
+    assert "preference" not in exported_sections(folder)["evaluation"]
+    found = released(folder).evaluation
+    assert found == judged.evaluation.model_copy(update={"preference": None})
+
+
+def test_settings_that_cannot_be_are_named_with_their_folder(irg_rl, exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "changed")
     for content, says in (("{", "generation_config.json"), ('{"irg_rl": []}', "irg_rl must hold the objects"),
                           ('{"irg_rl": {"sampling": {"pionts": 3}}}', "did you mean sampling.points?")):  # fmt: skip

@@ -1,6 +1,7 @@
 """A small bench: grey images whose brightness is their quality, and scorers that are right, blind, noisy or broken."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,9 +49,14 @@ class Absent(Brightness):
 
 
 class Duel(Brightness):
-    """Compares brightness, with a liking for the image that is shown first."""
+    """Compares brightness, with a liking for the image that is shown first. Keeps the prompts that it compared."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.compared = []
 
     def prefer(self, prompts, first, second):
+        self.compared += prompts
         gaps = [float(a.mean() - b.mean()) / 255 for a, b in zip(first, second, strict=True)]
         return [Preference(0.5 + gap / 4 + 0.2, 0.5 + gap / 4 - 0.2) for gap in gaps]
 
@@ -59,16 +65,26 @@ def case(name, kind, **more):
     return ScorerCase(name, f"tests.reward_bench.bench:{kind}", f"{name} v1", **more)
 
 
+def tagged(images, *tags):
+    """Give the images tags, by turns: half of them the first of two tags, and so on."""
+    return [
+        replace(image, prompt=replace(image.prompt, metadata={"tag": tags[n % len(tags)]}))
+        for n, image in enumerate(images)
+    ]
+
+
 class Hubs:
     """Opens hubs of one scorer each, and counts how often each was opened and how many images it was shown."""
 
-    def __init__(self, *cases):
-        self.kinds = {case.name: case.kind for case in cases}
+    def __init__(self, *cases, when=None):
+        self.kinds, self.when = {case.name: case.kind for case in cases}, when or {}
         self.opened = []
 
     @contextmanager
     def __call__(self, name):
-        hub = RewardHub([{"name": name, "kind": self.kinds[name]}], retries=0, max_failure_share=1.0)
+        hub = RewardHub(
+            [{"name": name, "kind": self.kinds[name], "when": self.when}], retries=0, max_failure_share=1.0
+        )
         self.opened.append(hub)
         yield hub
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from irg_rl.errors import InputError
-from irg_rl.reward_bench.asking import ask_everything, is_pairwise
+from irg_rl.reward_bench.asking import ask_everything, ask_pairs, is_pairwise
 from irg_rl.reward_bench.calibration import calibrate, rounded, with_weights
 from irg_rl.reward_bench.changes import DAMAGES, nudged
 from irg_rl.reward_bench.comparison import compare
@@ -15,11 +15,11 @@ from irg_rl.reward_bench.material import CompareSettings, gather
 from irg_rl.reward_bench.page import write_bench_page
 from irg_rl.reward_bench.preferences import PreferencePair
 from irg_rl.reward_bench.recommend import recommend
-from irg_rl.reward_bench.scoring import ScoreLog
+from irg_rl.reward_bench.scoring import ScoreLog, items_of
 from irg_rl.shapes_world.render import render
 from irg_rl.shapes_world.scenes import crowded_scene
 from tests.report.page import Page
-from tests.reward_bench.bench import Hubs, by_brightness, case, pictures
+from tests.reward_bench.bench import Hubs, by_brightness, case, pictures, tagged
 
 SETTINGS = CompareSettings(rounds=3, repeated=24, changed=8, pairs=16)
 CASES = [
@@ -28,9 +28,9 @@ CASES = [
 ]  # fmt: skip
 
 
-def run(folder, images, cases, verdicts=by_brightness, pairs=()):
+def run(folder, images, cases, verdicts=by_brightness, pairs=(), when=None):
     material, found = gather(images, list(pairs), verdicts, SETTINGS)
-    hubs, log = Hubs(*cases), ScoreLog(folder / "log.jsonl")
+    hubs, log = Hubs(*cases, when=when), ScoreLog(folder / "log.jsonl")
     answers = [ask_everything(one, material, SETTINGS, log, hubs, lambda done, note: None) for one in cases]
     return SimpleNamespace(found=compare(answers, material, found), hubs=hubs, material=material)
 
@@ -104,6 +104,25 @@ def test_without_verdicts_preferences_decide_and_siblings_of_one_model_are_count
     assert (bright.one_model.value, bright.one_model.n) == (1.0, 11)
     assert bright.order.n == 0
     assert "Trust bright most: it puts 0.93" in "\n".join(recommend(found))
+
+
+def test_prompts_that_a_scorer_is_not_used_for_are_left_out_and_count_as_no_failures(tmp_path):
+    images = [*tagged(pictures(3, 4), "counting"), *tagged(pictures(6, 4)[12:], "colors")]
+    duel, when = [case("duel", "Duel")], {"tag": "counting"}
+    compared = run(tmp_path, images, duel, when=when)
+    report, half = report_of(compared, "duel"), run(tmp_path / "half", images[:12], duel).found.reports[0]
+    assert (report.failed, report.reasons) == (0, {}) and report.order == half.order and report.order.n == 3 * 6
+    asked = [prompt for hub in compared.hubs.opened for prompt in hub.scorers["duel"].compared]
+    assert asked and {prompt.metadata["tag"] for prompt in asked} == {"counting"}
+    assert not run(tmp_path, images, duel, when=when).hubs.opened, "nothing is asked again"
+
+
+def test_pairs_are_left_out_even_if_nothing_is_known_of_their_images(tmp_path):
+    first, second = items_of(tagged(pictures(1, 2), "colors"))
+    [duel], log = [case("duel", "Duel")], ScoreLog(tmp_path / "log.jsonl")
+    hubs = Hubs(duel, when={"tag": "counting"})
+    assert ask_pairs(duel, [(first, second)], log, hubs) == [None]
+    assert hubs.opened[0].scorers["duel"].compared == []
 
 
 def test_with_nothing_to_be_right_about_it_says_so(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from irg_rl.errors import InputError
 from irg_rl.reward_bench.scoring import (
+    NOT_USED,
     ScoreAnswer,
     ScoreLog,
     ScorerCase,
@@ -14,8 +15,9 @@ from irg_rl.reward_bench.scoring import (
     items_of,
     reasons,
     table_rows,
+    unanswered,
 )
-from tests.reward_bench.bench import Hubs, case, picture, pictures
+from tests.reward_bench.bench import Hubs, case, picture, pictures, tagged
 
 BRIGHT = ScorerCase("bright", "tests.rewards.scorers:Brightness", "bright v1")
 
@@ -83,6 +85,22 @@ def test_a_broken_image_is_a_failure_with_its_reason_and_is_shown_to_no_scorer(t
     rows = table_rows(items, {"bright": answers})
     assert rows[1]["bright"] is None and rows[1]["bright.error"] == answers[1].error
     assert rows[0]["bright.error"] is None and rows[0]["group"] == "g0" and rows[0]["prompt"] == "prompt 0"
+
+
+def test_a_prompt_that_the_scorer_is_not_used_for_is_no_failure_and_is_not_asked_for_again(tmp_path):
+    picky, when = case("picky", "Picky"), {"tag": "counting"}
+    items = items_of(tagged(pictures(1, levels=[30, 40, 220, 230]), "counting", "colors"))
+    log, hubs = ScoreLog(tmp_path / "log.jsonl"), Hubs(picky, when=when)
+    answers = ask_scorer(picky, items, log, hubs)
+    assert [(a.score is None, a.used, a.failed) for a in answers] == [
+        (False, True, False), (True, False, False), (True, True, True), (True, False, False)
+    ]  # fmt: skip
+    assert hubs.shown("picky") == 2 + 1, "a failed one is asked for alone once more"
+    assert reasons(answers) == {"too bright: 0.86": 1}
+    assert table_rows(items, {"picky": answers})[1]["picky.error"] == NOT_USED
+    assert [item.image.where for item in unanswered(picky, items, ScoreLog(log.path)).values()] == ["0/2"]
+    ask_scorer(picky, items[1::2], ScoreLog(log.path), again := Hubs(picky, when=when))
+    assert not again.opened
 
 
 def test_a_log_of_something_else_is_one_line(tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import socket
 import subprocess
 import sys
 import zlib
@@ -22,7 +23,7 @@ from rewards.hub import RewardHub
 from rewards.judge import to_png
 from rewards.remote import REQUEST_PIXELS, RemoteScorer, batches, parse_scores
 from rewards.score_server import PATH, ScoreServer, ServedAt, ServerLimits, to_line
-from tests.rewards.scorers import Brightness, Flaky, NotANumber, Wordy
+from tests.rewards.scorers import Brightness, Comparing, Flaky, NotANumber, Wordy
 from tests.rewards.servers import endpoint
 
 TOKEN = "sesame-0123456789"
@@ -103,6 +104,37 @@ def test_a_form_that_the_scorer_does_not_have_stops_the_run(guarded):
     remote = RemoteScorer(guarded.base_url, api_key_env="SERVE_TOKEN")
     with pytest.raises(ScorerUnavailable, match="scores image, not reflection"):
         remote.score_reflections([GREY], [PROMPT], ["true"])
+
+
+def test_check_wants_the_form_of_the_run(wordy, guarded):
+    for form in ("image", "reflection", "edit"):
+        RemoteScorer(wordy.base_url, of=form).check()
+    RemoteScorer(guarded.base_url, api_key_env="SERVE_TOKEN", of="image").check()
+    with pytest.raises(ScorerUnavailable, match="scores image, not edit: serve another scorer, or correct `of`"):
+        RemoteScorer(guarded.base_url, api_key_env="SERVE_TOKEN", of="edit").check()
+
+
+@pytest.mark.parametrize("content", [{"forms": "image"}, {"forms": [1]}, {"scores": []}, [], None])
+def test_a_check_that_lists_no_forms_in_the_right_way_fails(content):
+    with endpoint(lambda n, body: (200, json.dumps(content), 0)) as (url, _):
+        with pytest.raises(ScorerUnavailable, match="needs a list of texts, `forms`"):
+            RemoteScorer(url, retries=0).check()
+
+
+def test_a_scorer_of_groups_alone_is_not_served():
+    with pytest.raises(ScorerUnavailable, match="'c' cannot be served: it scores neither images nor"):
+        ScoreServer(Comparing("c"))
+
+
+@pytest.mark.parametrize("length", ["9" * 19, "9" * 5000, "1" + "0" * 17])
+def test_a_length_of_very_many_digits_is_refused(guarded, length):
+    host, port = "127.0.0.1", guarded.listener.server_port
+    with socket.create_connection((host, port), timeout=10) as client:
+        head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {length}\r\n\r\n"
+        client.sendall(head.encode())
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"at most 1048576 are read" in answer
+    assert post(guarded).status_code == 200
 
 
 def test_a_wrong_token_is_refused_before_the_body_is_read(guarded, monkeypatch):

@@ -125,6 +125,7 @@ def test_numbers_are_compared_with_those_of_the_reference(sound, bench):
 def test_the_sizes_of_bagel_are_known_whatever_its_shift_in_training_is():
     assert known.has_released_sizes(bagel_7b()) and not known.has_released_sizes(tiny_config())
     assert known.has_released_sizes(bagel_7b().model_copy(update={"timestep_shift": 4.0}))
+    assert not known.has_released_sizes(bagel_7b().model_copy(update={"max_latent_size": 32}))
 
 
 def test_a_disc_is_smooth_and_has_its_colour_and_noise_is_neither():
