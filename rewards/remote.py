@@ -73,8 +73,8 @@ class RemoteScorer:
             raise ScorerUnavailable(f"{error}. Start it with `irg-rl reward serve`, or correct base_url")
         if self.of and self.of not in forms:
             raise ScorerUnavailable(
-                f"the server at {self.endpoint.url} scores {', '.join(forms) or 'nothing'}, not {self.of}: serve another "
-                "scorer, or correct `of`"
+                f"the server at {self.endpoint.url} scores {', '.join(forms) or 'nothing'}, not {self.of}: "
+                "serve another scorer, or correct `of`"
             )
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:

@@ -311,7 +311,7 @@ def test_a_scorer_may_be_a_class_of_ones_own_and_take_its_options():
     (scorer,) = smoke("rewards.scorers=[{name: a, kind: 'my.scorers:Sharp', options: {radius: 3}}]").rewards.scorers
     assert scorer.kind == "my.scorers:Sharp" and scorer.options == {"radius": 3}
     (line,) = problems("rewards.scorers.0.kind=hsp")
-    assert line.startswith("rewards.scorers.0.kind: 'hsp': choose verifier, clip, hps, pickscore, jpeg, judge, remote, mllm,")
+    assert line.startswith("rewards.scorers.0.kind: 'hsp': choose verifier, clip, hps, pickscore, jpeg, judge, remote,")
 
 
 def test_the_critic_takes_a_tenth_of_the_card_of_a_rollout_actor_if_it_has_a_model_there():

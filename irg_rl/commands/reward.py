@@ -77,7 +77,7 @@ def say_answers(name: str, answers: Sequence[ScoreAnswer]) -> None:
     mean = f", mean {sum(scored) / len(scored):.4g}" if scored else ""
     speed = images_per_second(answers)
     rate = f", {speed:.3g} images per second" if math.isfinite(speed) else ""
-    console.print(f"{name}: {len(scored)} scored, {len(answers) - len(scored)} failed{mean}{rate}")
+    console.print(f"{name}: {len(scored)} scored, {sum(answer.failed for answer in answers)} failed{mean}{rate}")
     for reason, count in reasons(answers).items():
         console.print(f"  {count} x {reason}")
 

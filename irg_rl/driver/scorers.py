@@ -50,7 +50,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
     elif scorer.kind == "remote":
         options = {
             "base_url": scorer.base_url, "timeout": scorer.timeout_s, "concurrency": scorer.concurrency,
-            "api_key_env": scorer.api_key_env or "",
+            "api_key_env": scorer.api_key_env or "", "of": scorer.of,
         }  # fmt: skip
     elif scorer.kind in WITH_MODEL:
         path = scorer.path or scorer.options.get("path")

@@ -59,6 +59,12 @@ def test_score_writes_one_table_and_counts_failures_with_their_reasons(made, tmp
     assert again.code == 0 and parquet.read_table(tmp_path / "t.parquet").to_pylist() == table
 
 
+def test_prompts_that_a_scorer_is_not_used_for_are_no_failures(made, tmp_path, irg_rl):
+    scorers = "rewards.scorers=[{name: b, kind: 'tests.rewards.scorers:Brightness', when: {tag: no-such}}]"
+    answer = irg_rl("reward", "score", "shapes-smoke", made, "--out", tmp_path / "t.parquet", scorers)
+    assert answer.code == 0 and "b: 0 scored, 0 failed\n" in answer.out, answer.err
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
 def test_tables_have_other_forms_too(made, tmp_path, irg_rl, ending):
     out = tmp_path / f"t{ending}"
@@ -120,7 +126,8 @@ def test_serve_runs_the_scorer_with_another_python_and_ends_with_its_owner():
     owner.wait(timeout=20)
     owner.stdout.close()
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and remote.score([np.zeros((24, 24, 3), np.uint8)], [prompt]) != [None]:
+    while time.monotonic() < deadline and "Connection refused" not in remote.last_error:
+        remote.score([np.zeros((24, 24, 3), np.uint8)], [prompt])
         time.sleep(0.1)
     assert "Connection refused" in remote.last_error
 

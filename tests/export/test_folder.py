@@ -123,7 +123,7 @@ def test_the_judge_of_a_run_s_evaluation_is_not_exported(exported, run, tmp_path
 
     folder = Path(shutil.copytree(exported, tmp_path / "judged"))
     judge = {"name": "eye", "kind": "judge"}
-    judged = changed_recipe(run.recipe, {"rewards.scorers": [judge], "evaluation.preference": "eye"})
+    judged = changed_recipe(run.recipe, {"rewards.scorers": [judge], "evaluation.preference": "eye"}, "test")
     write_settings(folder, judged, world.model.config, world.model.special)
     content = json.loads((folder / GENERATION).read_text())
     assert "preference" not in content[OWN]["evaluation"]

@@ -96,7 +96,7 @@ def test_a_prompt_that_the_scorer_is_not_used_for_is_no_failure_and_is_not_asked
         (False, True, False), (True, False, False), (True, True, True), (True, False, False)
     ]  # fmt: skip
     assert hubs.shown("picky") == 2 + 1, "a failed one is asked for alone once more"
-    assert reasons(answers) == {"too bright: 0.86": 1}
+    assert reasons(answers) == {"too bright: 0.85": 1}
     assert table_rows(items, {"picky": answers})[1]["picky.error"] == NOT_USED
     assert [item.image.where for item in unanswered(picky, items, ScoreLog(log.path)).values()] == ["0/2"]
     ask_scorer(picky, items[1::2], ScoreLog(log.path), again := Hubs(picky, when=when))

@@ -116,9 +116,9 @@ def test_check_wants_the_form_of_the_run(wordy, guarded):
 
 @pytest.mark.parametrize("content", [{"forms": "image"}, {"forms": [1]}, {"scores": []}, [], None])
 def test_a_check_that_lists_no_forms_in_the_right_way_fails(content):
-    with endpoint(lambda n, body: (200, json.dumps(content), 0)) as (url, _):
-        with pytest.raises(ScorerUnavailable, match="needs a list of texts, `forms`"):
-            RemoteScorer(url, retries=0).check()
+    served = endpoint(lambda n, body: (200, json.dumps(content), 0))
+    with served as (url, _), pytest.raises(ScorerUnavailable, match="needs a list of texts, `forms`"):
+        RemoteScorer(url, retries=0).check()
 
 
 def test_a_scorer_of_groups_alone_is_not_served():
@@ -273,6 +273,13 @@ def test_a_recipe_names_it_and_check_finds_a_dead_one(wordy, recipe):
         "rewards": {"scorers": [scorer | {"base_url": "http://127.0.0.1:9/v1"}]},
     })  # fmt: skip
     assert ["Connection refused" in p for p in machine_problems(dead) if "rewards.scorers: r" in p] == [True]
+
+
+def test_check_of_a_recipe_finds_a_server_without_its_form(guarded, recipe):
+    served = {"kind": "remote", "base_url": guarded.base_url, "api_key_env": "SERVE_TOKEN", "held_out": True}
+    scorers = [{"name": "v", "kind": "verifier"}, {"name": "r", "of": "edit", **served}]
+    made = parse_recipe({**recipe.model_dump(mode="json"), "rewards": {"scorers": scorers}})
+    assert ["scores image, not edit" in p for p in machine_problems(made) if "rewards.scorers: r" in p] == [True]
 
 
 def test_a_process_of_its_own_serves_it_and_needs_no_transformers_ray_or_deepspeed():
