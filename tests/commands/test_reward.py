@@ -30,10 +30,13 @@ WITH_JUDGE = "rewards.scorers=[{name: verifier, kind: verifier}, {name: judge, k
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Preferences that the shapes world made, with their images listed for `score`."""
+    return listed(tmp_path_factory.mktemp("reward") / "pairs", 6)
+
+
+def listed(folder, prompts: int):
     from irg_rl.commands.reward import make_pairs
 
-    folder = tmp_path_factory.mktemp("reward") / "pairs"
-    make_pairs("shapes-smoke", [], folder, 6)
+    make_pairs("shapes-smoke", [], folder, prompts)
     seen = {}
     for line in (folder / "pairs.jsonl").read_text().splitlines():
         pair = json.loads(line)
@@ -72,8 +75,9 @@ def test_tables_have_other_forms_too(made, tmp_path, irg_rl, ending):
     assert len(out.read_text().splitlines()) == 24 + (ending == ".csv")
 
 
-def test_compare_then_calibrate_prints_overrides_that_a_recipe_takes(made, tmp_path, irg_rl):
-    out = tmp_path / "bench"
+def test_compare_then_calibrate_prints_overrides_that_a_recipe_takes(tmp_path, irg_rl):
+    """Twelve prompts: of fewer, no scorer can be told from chance."""
+    made, out = listed(tmp_path / "pairs", 12), tmp_path / "bench"
     words = ("reward", "compare", "shapes-smoke", made, "--out", out, "--pairs", made, "--changed", 4, "--shown", 6)
     answer = irg_rl(*words, WITH_JUDGE)
     assert answer.code == 0, answer.err
@@ -81,7 +85,7 @@ def test_compare_then_calibrate_prints_overrides_that_a_recipe_takes(made, tmp_p
     assert found["scorers"]["verifier"]["correlation"] == pytest.approx(1)
     assert found["scorers"]["judge"]["order"]["value"] > 0.7 and found["scorers"]["judge"]["noise"] > 0
     assert found["scorers"]["judge"]["position"]["liking"]["value"] > 0, "the embedded judge likes the first position"
-    assert found["pairs"] == 36 and found["basis"] == "verdict"
+    assert found["pairs"] == 72 and found["basis"] == "verdict"
     assert "verifier is the verdict itself." in answer.out and (out / "index.html").is_file()
     calibrated = irg_rl("reward", "calibrate", out)
     assert calibrated.code == 0, calibrated.err
