@@ -135,8 +135,11 @@ def test_a_node_that_does_not_see_the_run_folder_is_named_with_the_path(cluster,
 
 
 def test_a_dead_node_with_a_rollout_actor_loses_no_group(cluster, alone, world, tmp_path, monkeypatch):
-    """Both learner ranks and one rollout actor are on the node of the driver, the other one is on the second node. It
-    dies during the second update. Its actor is started again on the node that is left."""
+    """Both learner ranks and one rollout actor are on the node of the driver. The other node has room for one rollout
+    actor only. It dies during the second update. Its actor is started again on the node that is left."""
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node)
+    cluster.add_node(num_cpus=1)
     run = run_of(world, tmp_path, address=cluster.address)
     began = Collector.admit
 
