@@ -241,17 +241,19 @@ class BesideADeadNode:
         return [ScoredSummary(group=group, version=version, **PLAIN) for group, version, _ in bodies], *bodies
 
 
-def test_groups_whose_samples_died_with_their_node_are_sampled_again(fleets, tmp_path):
+def test_groups_whose_samples_died_with_their_node_are_sampled_again(local_ray, tmp_path):
     """They were given up after three losses, and other groups were trained instead."""
+    rollouts = Fleet("rollout", lambda index: Sampler.remote(), FleetSettings(1))
     critics = Fleet("critic", lambda index: BesideADeadNode.remote(), FleetSettings(1))
     words = GRPO()
     collector = Collector(
-        SlotBuffer(4, staleness=0), fleets[0], critics, PROMPTS, SIZE, DroppedSamples(tmp_path / "dropped.jsonl"),
+        SlotBuffer(4, staleness=0), rollouts, critics, PROMPTS, SIZE, DroppedSamples(tmp_path / "dropped.jsonl"),
         words.why_empty, words.advice, groups_per_batch=2,
     )  # fmt: skip
     try:
         assert update(collector, 0) == [0, 1, 2, 3]
     finally:
+        rollouts.stop()
         critics.stop()
     ledger = collector.slots.ledger
     assert (ledger.admitted, ledger.trained) == (4, 4) and ledger.balanced

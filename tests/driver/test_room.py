@@ -32,7 +32,7 @@ from irg_rl.model.folder import load_folder
 from irg_rl.report.tracking import Tracker
 from tests.driver.begun import begun_run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CPUS = 6
 """What Ray believes that each node has: enough for all actors of the run."""
 
