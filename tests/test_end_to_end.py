@@ -29,8 +29,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 def command(*words: str) -> subprocess.Popen:
     environment = {**os.environ, "WANDB_MODE": "offline"}
     return subprocess.Popen(
-        [COMMAND, *words], cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        [COMMAND, *words], cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, preexec_fn=heed_signals,
+    )  # fmt: skip
+
+
+def heed_signals() -> None:
+    """Undo what `nohup` and `&` do to the tests themselves: signals that are ignored stay ignored in children."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen) -> str:

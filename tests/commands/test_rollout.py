@@ -64,7 +64,7 @@ def test_a_folder_begun_with_other_settings_is_not_mixed_up(run, irg_rl, rolled)
 
 
 def test_preferences_are_learned_from_a_folder_alone(run, rolled, local_ray, monkeypatch, tmp_path):
-    monkeypatch.setattr("irg_rl.driver.offline_loop.LocalRay", lambda *settings: Already())
+    monkeypatch.setattr("irg_rl.driver.room.LocalRay", lambda *settings: Already())
     place = run.folder / "recipe.yaml"
     offline = Run(run.folder, load_recipe(place, [f"rl.rollouts={rolled}"]), run.stages)
     facts = {}

@@ -89,6 +89,9 @@ def test_credit_has_a_prompt_for_every_group(run, tmp_path):
 
 def test_a_failed_reward_is_neither_right_nor_wrong():
     class Hub:
+        def used(self, name, prompt):
+            return True
+
         def score_with(self, name, images, prompts):
             return {"a": [0.5, None, 0.4], "b": [1.0, 1.0, 1.0], "held out": [None, None, None]}[name]
 

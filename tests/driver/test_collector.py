@@ -215,6 +215,7 @@ def test_a_group_that_only_waits_for_its_turn_is_not_late_and_one_that_hangs_is_
     while not (batch := collector.take(0)):
         assert time.monotonic() < end
         collector.pump(0.2, 0)
+        clock.now += 1  # a dead actor is replaced after half a second
         if len(collector.scored) > seen:
             seen = len(collector.scored)
             clock.now += 200

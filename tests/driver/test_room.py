@@ -42,7 +42,7 @@ def cluster():
     enable_token_auth_by_default()  # a cluster listens on the network, and all its processes must agree
     ensure_token_if_auth_enabled()
     folder = tempfile.mkdtemp(prefix="irg-", dir="/tmp")
-    Path("/tmp/ray").mkdir(exist_ok=True)  # the cluster utility of Ray writes its address there
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # the cluster utility of Ray writes its address there
     made = Cluster()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_agent_register_timeout_ms", "120000")  # 30 s are too short on a busy machine
