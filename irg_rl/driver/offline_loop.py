@@ -17,8 +17,8 @@ from irg_rl.algorithms.learner import LearnerSettings
 from irg_rl.driver.learners import Learners
 from irg_rl.driver.prepare import model_path
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.rl_settings import learner_settings, ray_settings
-from irg_rl.driver.room import LEARNER, asked_by_rl, ray_with_room
+from irg_rl.driver.rl_settings import learner_settings
+from irg_rl.driver.room import LEARNER, asked_by_rl, ray_settings, ray_with_room
 from irg_rl.driver.run_folder import Run
 from irg_rl.errors import InputError
 from irg_rl.learner.ratio_check import RatioError, require_texts_law

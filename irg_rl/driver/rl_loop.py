@@ -32,8 +32,8 @@ from irg_rl.driver.learners import Learners
 from irg_rl.driver.limits import sending_limit, start_limit
 from irg_rl.driver.prepare import model_path, rl_prompts_file
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.rl_settings import ray_settings, worker_settings
-from irg_rl.driver.room import ANYWHERE, CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_with_room
+from irg_rl.driver.rl_settings import worker_settings
+from irg_rl.driver.room import ANYWHERE, CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.learner.publish import require_acknowledged

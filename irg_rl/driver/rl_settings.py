@@ -1,17 +1,14 @@
-"""Converts the settings of a recipe into the settings of a rollout worker (which samples), of a learner rank (one
-process that trains), and of Ray. The worker and the rank can also be used without Ray."""
+"""Converts the settings of a recipe into the settings of a rollout worker (which samples) and of a learner rank (one
+process that trains). The worker and the rank can also be used without Ray."""
 
 from pathlib import Path
 
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.algorithms.learner import LearnerSettings
-from irg_rl.cluster.ray_runtime import RaySettings
-from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import Recipe, adapters_of
 from irg_rl.driver.limits import saving_limit
 from irg_rl.learner.from_recipe import engine_settings
 from irg_rl.learner.policy import sampling_law
-from rollouts.traffic import store_bytes
 from rollouts.worker import WorkerSettings
 
 
@@ -51,10 +48,3 @@ def learner_settings(recipe: Recipe, folder: Path | str) -> LearnerSettings:
         probe_every=rl.probe_every,
         collective_timeout=saving_limit(recipe, adapters_of(rl)),
     )
-
-
-def ray_settings(recipe: Recipe) -> RaySettings:
-    """Return the settings of Ray for RL. Raises InputError if the shared memory of this machine is too small for
-    `engine.object_store_mb`."""
-    size = store_mb(store_bytes(recipe), recipe.engine.object_store_mb, free_shared_memory())
-    return RaySettings(num_cpus=max(recipe.engine.threads, 2), object_store_mb=size)

@@ -8,8 +8,10 @@ from irg_rl.cluster.attached import AttachedRay
 from irg_rl.cluster.placement import ActorDemand, ActorRoom, reserve
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
 from irg_rl.cluster.shared_folder import SharedFolder
+from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import Recipe, Stage
 from irg_rl.driver.run_folder import Run
+from rollouts.traffic import store_bytes
 
 LEARNER, ROLLOUT, CRITIC = "learner rank", "rollout actor", "critic"
 ANYWHERE = {name: ActorRoom(name) for name in (LEARNER, ROLLOUT, CRITIC)}
@@ -41,6 +43,13 @@ def asked_by_rl(recipe: Recipe) -> list[ActorDemand]:
 def _learners(recipe: Recipe, count: int) -> ActorDemand:
     engine = recipe.engine
     return ActorDemand(LEARNER, count, engine.thread_share(count), engine.gpus, engine.placement.upper())
+
+
+def ray_settings(recipe: Recipe) -> RaySettings:
+    """Return the settings of Ray for RL. Raises InputError if the shared memory of this machine is too small for
+    `engine.object_store_mb`."""
+    size = store_mb(store_bytes(recipe), recipe.engine.object_store_mb, free_shared_memory())
+    return RaySettings(num_cpus=max(recipe.engine.threads, 2), object_store_mb=size)
 
 
 @contextmanager

@@ -47,11 +47,14 @@ def test_an_address_of_another_machine_is_no_place_to_listen():
 
 
 def add_up(place) -> tuple[float, set[str]]:
-    """The sum over all ranks, and the addresses at which this rank talks to others."""
+    """The sum over all ranks, and the addresses at which this rank talks to the others."""
     total = torch.tensor([float(place.rank + 1)])
     dist.all_reduce(total)
-    talking = [one for one in psutil.Process().net_connections("tcp") if one.status == "ESTABLISHED"]
-    return float(total), {one.laddr.ip.removeprefix("::ffff:") for one in talking}
+    found = [one for one in psutil.Process().net_connections("tcp") if one.status == "ESTABLISHED"]
+    ends = [None] * place.world_size
+    dist.all_gather_object(ends, [tuple(one.laddr) for one in found])
+    others = {end for rank, of_rank in enumerate(ends) if rank != place.rank for end in of_rank}
+    return float(total), {one.laddr.ip.removeprefix("::ffff:") for one in found if tuple(one.raddr) in others}
 
 
 def test_two_ranks_meet_and_talk_at_an_outward_address():

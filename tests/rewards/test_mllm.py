@@ -101,9 +101,9 @@ def test_two_images_are_compared_in_both_orders_and_a_group_gets_win_rates(tmp_p
     )
     [preference] = judge.prefer(PROMPTS[:1], [first], [second])
     assert (preference.in_order, preference.swapped) == pytest.approx((in_order, 1 - swapped), abs=1e-4)
-    assert abs(preference.first - 0.5) > 1e-3, "the order does not decide all"
+    assert abs(preference.mean - 0.5) > 1e-3, "the order does not decide all"
     rates = hub.score_siblings([first, second], PROMPTS[0])["rank"]
-    assert rates == pytest.approx([preference.first, 1 - preference.first], abs=1e-4)
+    assert rates == pytest.approx([preference.mean, 1 - preference.mean], abs=1e-4)
 
 
 def test_an_answer_that_was_not_asked_for_is_a_failure(judge, images):

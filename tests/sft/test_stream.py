@@ -90,7 +90,7 @@ def test_a_pack_left_to_another_rank_is_gone_past_and_its_images_are_not_decoded
     whole, shared = (stream(world, folder, chosen, Dropout()) for _ in range(2))
     packs = [whole.next() for _ in range(6)]
     with monkeypatch.context() as patched:
-        patched.setattr("sft.rows._pixels", lambda data, where: pytest.fail("decoded"))
+        patched.setattr("sft.rows.decode_file", lambda data, where: pytest.fail("decoded"))
         for _ in range(4):
             shared.skip()
     assert equal(shared.next(), packs[4]) and equal(shared.next(), packs[5])
@@ -131,7 +131,7 @@ def test_two_ranks_have_the_packs_of_one_between_them(world, folder):
 
 
 def test_workers_decode_no_image_of_another_rank(world, folder, monkeypatch):
-    monkeypatch.setattr("sft.rows._pixels", lambda data, where: pytest.fail("decoded"))
+    monkeypatch.setattr("sft.rows.decode_file", lambda data, where: pytest.fail("decoded"))
     packs = stream(world, folder, stage(ONE, TWO), is_own=lambda number: False, workers=1)
     drawn = [packs._take() for _ in range(4)]
     packs.close()
