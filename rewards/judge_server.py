@@ -27,7 +27,7 @@ from irg_rl.imports import import_named
 from irg_rl.task import Answer, Mind
 from irg_rl.text_in import parse_json
 from rewards.base import Image, ScorerUnavailable
-from rewards.serving import BadRequest, JsonHandler, clear_port_errors, decode_image
+from rewards.serving import BadRequest, JsonHandler, ServedInThread, clear_port_errors, decode_image
 
 MAX_BYTES = 8 * 2**20  # largest size of a request
 MAX_IMAGES = 2
@@ -121,7 +121,7 @@ class Listener(ThreadingHTTPServer):
         return turned_around(answer) if random.Random(digest.digest()).random() < self.errs else answer
 
 
-class JudgeServer:
+class JudgeServer(ServedInThread):
     """The embedded judge (see the module) as a context manager. It runs in threads of this process.
 
     mind: the function of the task that computes the answers.
@@ -139,15 +139,6 @@ class JudgeServer:
             self.listener = Listener(host, port, mind, seed, errs)
         self.base_url = f"http://{host}:{self.listener.server_port}/v1"
         self.thread = threading.Thread(target=self.listener.serve_forever, name="judge-server", daemon=True)
-
-    def __enter__(self) -> "JudgeServer":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.listener.shutdown()
-        self.thread.join(timeout=10)
-        self.listener.server_close()
 
 
 def main(arguments: list[str] | None = None) -> int:

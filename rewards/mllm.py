@@ -5,7 +5,6 @@ rules (rewards/judge_answer.py): the score is p(yes) / (p(yes) + p(no)) at the t
 failure, never a number. Nothing is downloaded.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,21 +14,16 @@ from PIL import Image as PILImage
 from pydantic import Field
 from transformers import AutoModelForImageTextToText
 
-from irg_rl.errors import InputError
-from irg_rl.trajectory import Prompt
-from rewards.base import Image, Preference, Score, require_pairs
-from rewards.judge import IS_DONE, IS_TRUE, WHICH, YES_NO
+from rewards.base import Score
 from rewards.judge_answer import Unanswered, probability
+from rewards.questions import IS_DONE, IS_TRUE, YES_NO, AnswerWords, ImageQuestion, QuestionScorer
 from rewards.released import WeightPrecision, load_released
 
 ALTERNATIVES = 20
 """Number of alternatives per token from which the answer is read. Endpoints give at most 20, too."""
-Words = tuple[str, str]
-Asked = tuple[str, Sequence[Image]]
-"""A question and the images that it is about."""
 
 
-class MllmScorer:
+class MllmScorer(QuestionScorer):
     """Scores images with a local multimodal language model. The score, in [0, 1], says how sure the model is that the
     image shows the prompt.
 
@@ -38,9 +32,7 @@ class MllmScorer:
     the probabilities are computed in fp32. `max_pixels` is the largest number of pixels of an image (for models with
     Qwen's image processor). Larger images are made smaller. 0 means the limit in the folder.
 
-    There are three questions. `question` is about an image, `reflection_question` about a reflection, and
-    `edit_question` about an edit (the change from one image to the next). In a question, {prompt} stands for the prompt
-    and {reflection} for the text of the reflection.
+    The three questions are explained at `QuestionScorer`.
     """
 
     def __init__(
@@ -56,13 +48,7 @@ class MllmScorer:
         max_tokens: Annotated[int, Field(ge=1)] = 4,
         max_pixels: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
-        if "{prompt}" not in question:
-            raise InputError(f"the question {question!r} lacks {{prompt}}: the model would not know what to look for")
-        for about in (reflection_question, edit_question):
-            if "{reflection}" not in about:
-                raise InputError(f"the question {about!r} lacks {{reflection}}, the text that it is about")
-        self.name, self.last_error = name, ""
-        self.question, self.reflection_question, self.edit_question = question, reflection_question, edit_question
+        super().__init__(name, question, reflection_question, edit_question)
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.processor, self.model = load_released(
             path, AutoModelForImageTextToText, precision, device, "multimodal model"
@@ -76,49 +62,7 @@ class MllmScorer:
     def check(self) -> None:
         """Do nothing, because the constructor has already loaded the model."""
 
-    def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
-        require_pairs(images, prompts)
-        return self._yes([(_filled(self.question, p), (i,)) for i, p in zip(images, prompts, strict=True)])
-
-    def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
-        """Return one score in [0, 1] per reflection. It says how sure the model is that all statements of the text
-        `texts[i]` about `images[i]` are true."""
-        require_pairs(images, prompts)
-        return self._yes([
-            (_filled(self.reflection_question, prompt, text), (image,))
-            for image, prompt, text in zip(images, prompts, texts, strict=True)
-        ])  # fmt: skip
-
-    def score_edits(
-        self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
-    ) -> list[Score]:
-        """Return one score in [0, 1] per refined image. The reflection `texts[i]` asks for changes of `before[i]`. The
-        score says how sure the model is that `after[i]` makes these changes and no others."""
-        require_pairs(before, prompts)
-        require_pairs(after, prompts)
-        return self._yes([
-            (_filled(self.edit_question, prompt, text), (first, second))
-            for first, text, second, prompt in zip(before, texts, after, prompts, strict=True)
-        ])  # fmt: skip
-
-    def prefer(self, prompts: list[Prompt], first: list[Image], second: list[Image]) -> list[Preference | None]:
-        """Return one Preference per prompt: the probability that `first[i]` fits the prompt better than `second[i]`.
-        The model is asked in both orders of the images. The entry is None if one of the two questions failed."""
-        require_pairs(first, prompts)
-        require_pairs(second, prompts)
-        asked: list[Asked] = []
-        for prompt, a, b in zip(prompts, first, second, strict=True):
-            asked += [(_filled(WHICH, prompt), (a, b)), (_filled(WHICH, prompt), (b, a))]
-        answers = self._ask(asked, ("1", "2"))
-        pairs = zip(answers[::2], answers[1::2], strict=True)
-        return [None if a is None or b is None else Preference(a, 1 - b) for a, b in pairs]
-
-    def _yes(self, asked: list[Asked]) -> list[Score]:
-        return self._ask(asked, ("yes", "no"))
-
-    def _ask(self, asked: list[Asked], words: Words) -> list[Score]:
-        """Return for each question the probability that the answer is words[0]. It is None if the answer is neither of
-        the words."""
+    def answers(self, asked: list[ImageQuestion], words: AnswerWords) -> list[Score]:
         scores: list[Score] = []
         for start in range(0, len(asked), self.batch_size):
             for completion in self._completions(asked[start : start + self.batch_size]):
@@ -130,7 +74,7 @@ class MllmScorer:
         return scores
 
     @torch.inference_mode()
-    def _completions(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    def _completions(self, asked: Sequence[ImageQuestion]) -> list[dict[str, Any]]:
         """Answer questions without randomness. Return each answer in the form of an OpenAI chat completion, with the
         log-probabilities of the most likely alternatives of every token."""
         chats = [
@@ -172,8 +116,3 @@ class MllmScorer:
             content.append({"token": tokenizer.decode([chosen]), "top_logprobs": ranked})
             text += content[-1]["token"]
         return {"choices": [{"message": {"content": text}, "logprobs": {"content": content}}]}
-
-
-def _filled(question: str, prompt: Prompt, reflection: str = "") -> str:
-    parts = {"prompt": prompt.text, "reflection": reflection}
-    return re.sub(r"\{(prompt|reflection)\}", lambda found: parts[found[1]], question)

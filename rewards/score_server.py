@@ -36,7 +36,7 @@ from irg_rl.trajectory import Prompt
 from rewards.base import EditScorer, ImageScorer, ReflectionScorer, Score, Scorer, ScorerUnavailable
 from rewards.build import ScorerSpec, build_scorer
 from rewards.endpoint import key_of
-from rewards.serving import BadRequest, JsonHandler, clear_port_errors, decode_image
+from rewards.serving import BadRequest, JsonHandler, ServedInThread, clear_port_errors, decode_image
 
 PATH = "/v1/score"
 CHECK = "check"
@@ -207,7 +207,7 @@ class ServedAt:
             )
 
 
-class ScoreServer:
+class ScoreServer(ServedInThread):
     """Serves one scorer in threads of this process (see the module), as a context manager.
 
     Raises ScorerUnavailable if the port is taken or the token is missing, or if the scorer has no form that can be
@@ -224,15 +224,6 @@ class ScoreServer:
             self.listener = ScoreListener(at.host, at.port, scorer, token, at.limits)
         self.base_url = f"http://{at.host}:{self.listener.server_port}/v1"
         self.thread = threading.Thread(target=self.listener.serve_forever, name="score-server", daemon=True)
-
-    def __enter__(self) -> "ScoreServer":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.listener.shutdown()
-        self.thread.join(timeout=10)
-        self.listener.server_close()
 
 
 def to_line(spec: dict[str, Any], at: ServedAt) -> str:

@@ -6,11 +6,12 @@ import errno
 import io
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image as PILImage
@@ -109,3 +110,20 @@ def clear_port_errors(server: str, host: str, port: int) -> Iterator[None]:
         raise ScorerUnavailable(
             f"{server} cannot listen: port {port} of {host} {reasons[error.errno]}; choose another, or 0 for any"
         ) from error
+
+
+class ServedInThread:
+    """A server that runs in a thread of this process while a `with` block runs. A subclass makes `listener` and
+    `thread` in its constructor."""
+
+    listener: ThreadingHTTPServer
+    thread: threading.Thread
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown()
+        self.thread.join(timeout=10)
+        self.listener.server_close()

@@ -10,8 +10,8 @@ from irg_rl.data.texts import tagged
 from irg_rl.suites.judging import fill
 from irg_rl.trajectory import Prompt
 from rewards.base import Preference
-from rewards.judge import IS_DONE, IS_TRUE, WHICH, YES_NO
 from rewards.judge_answer import probability
+from rewards.questions import IS_DONE, IS_TRUE, WHICH, YES_NO
 
 QUESTIONS = {"shows": YES_NO, "true": IS_TRUE, "followed": IS_DONE, "prefers": WHICH}
 """Name of a question -> its words, as in rewards/judge.py."""

@@ -58,7 +58,7 @@ def _agreement(found: ScorerComparison, stamp: str) -> Plate | None:
         "agreement", "Which scorer puts pairs of images in the right order?",
         "Share of pairs in the right order; equal scores count half, so .5 is chance. Siblings are images that one "
         "model drew for one prompt in the same turn: the pairs that RL compares. Intervals are clustered by prompt.",
-        stamp, panels, rows=[report.case.name for report in found.reports], x_label="share of pairs",
+        stamp, panels, rows=[report.case.name for report in found.reports], x_label="share of pairs", chance=True,
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _changes(found: ScorerComparison, stamp: str) -> Plate | None:
         "changes", "Which changes does each scorer notice?",
         "Share of images whose changed copy gets a lower score. A good scorer is near 1 for a damage, and near .5 for "
         "the invisible change. `other prompt` keeps the image and asks about the prompt of another image.",
-        stamp, panels, rows=list(found.reports[0].changes), x_label="share of images",
+        stamp, panels, rows=list(found.reports[0].changes), x_label="share of images", chance=True,
     )  # fmt: skip
 
 

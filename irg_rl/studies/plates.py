@@ -164,10 +164,11 @@ def dots_plate(
     rows: Sequence[str],
     x_label: str,
     zero: bool = False,
+    chance: bool = False,
 ) -> Plate:
     """Draw one dot per name in `rows`, with its interval and its number of cases n, and return the figure. The names
     are listed from top to bottom. `panels` maps the title of each panel (subplot) to a dict: name -> measured value.
-    `zero` adds a vertical line at 0."""
+    `zero` adds a vertical line at 0. `chance` is for shares: all panels show 0 to 1, with a line at .5."""
     with canvas(name, len(panels), width=4.0, height=1.5 + 0.27 * len(rows)) as (figure, axes):
         for place, (panel, found) in zip(axes, panels.items()):
             for number, row in enumerate(rows):
@@ -181,6 +182,9 @@ def dots_plate(
                                fontsize=6.5, color="#777777")  # fmt: skip
             if zero:
                 place.axvline(0, color="#999999", linewidth=0.9)
+            if chance:
+                place.axvline(0.5, color="#999999", linewidth=0.9)
+                place.set_xlim(-0.03, 1.03)
             place.xaxis.set_major_locator(MaxNLocator(nbins=5))  # leaves enough room for tick labels with two digits
             place.set_title(panel, fontsize=9)
             place.set_xlabel(f"{x_label}, 95 % interval")

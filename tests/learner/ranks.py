@@ -1,6 +1,7 @@
 """Runs a function on several learner ranks, each a process of its own, and returns what rank 0 returned."""
 
 import multiprocessing
+import os
 import queue
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from irg_rl.learner.process_group import LOOPBACK, Rank, host_store, join
 
 def _main(rank: int, world_size: int, address: str, port, results, function: Callable, args: tuple) -> None:
     torch.set_num_threads(1)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # set if the parent process itself has called `join`
+        os.environ.pop(name, None)
     try:
         place = Rank(rank, world_size)
         if rank == 0:
