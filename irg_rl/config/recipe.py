@@ -348,6 +348,16 @@ class Recipe(Section):
         return self.engine.learner_ranks if own is None else own
 
     @property
+    def model_processes(self) -> dict[str, int]:
+        """How many processes with a model run at the same time in each stage that trains: name of the stage -> number.
+        In RL these are the learner ranks and the rollout actors, if there are any."""
+        stages = {} if self.sft is None else self.sft.stages
+        found = {f"sft.{name}": self.sft_ranks(stage) for name, stage in stages.items()}
+        if self.rl is not None:
+            found["rl"] = self.engine.learner_ranks + (self.engine.rollout_actors if self.rl.rollouts is None else 0)
+        return found
+
+    @property
     def sft_zero_stage(self) -> int:
         """The ZeRO stage of the SFT engine: `sft.zero_stage` if it is given, otherwise `engine.zero_stage`."""
         own = None if self.sft is None else self.sft.zero_stage

@@ -106,6 +106,21 @@ def test_every_evaluation_has_statistics_of_the_pixels_in_every_arm(run, irg_rl)
     assert firsts[0] == firsts[1] > 0  # the arms begin with the same images
 
 
+def test_eval_takes_a_file_of_prompts_that_the_task_can_judge(run, irg_rl, tmp_path):
+    mine, name = tmp_path / "mine.jsonl", "eval-rl-seed5-prompts-mine"
+    write_prompts(mine, make_prompts(3, "validation", seed=7))
+    table, summary = evaluated(run, irg_rl, "--prompts", mine, name=name)
+    assert len(table) == 3 and table.known.all() and summary["settings"]["split"] == str(mine)
+    mine.write_text('{"prompt": "a red circle", "metadata": {"include": 3}}\n')
+    answer = irg_rl("eval", run.folder, "--prompts", mine)
+    assert answer.code == 1 and f"{mine}, line 1: the metadata of prompt" in answer.err
+    write_prompts(mine, make_prompts(1, "validation", seed=7))
+    assert f"{mine}: 1 prompts; at least 2" in irg_rl("eval", run.folder, "--prompts", mine).err
+    for words, said in ((("1",), "--prompts 1: at least 2"), ((tmp_path / "no.jsonl",), "no.jsonl")):
+        answer = irg_rl("eval", run.folder, "--prompts", *words)
+        assert answer.code == 1 and said in answer.err and len(answer.err.splitlines()) == 1
+
+
 def test_eval_of_more_prompts_than_there_are_is_one_line(run, irg_rl):
     answer = irg_rl("eval", run.folder, "--prompts", TEST_PROMPTS + 1)
     assert answer.code == 1 and "9 prompts of the split test asked for, but there are 8" in answer.err
