@@ -219,7 +219,7 @@ def evaluate(
         typer.Option(help="validation: tune without touching the test prompts; hard: three to six constraints"),
     ] = "test",
     prompts: Annotated[
-        str | None, typer.Option(metavar="NUMBER|FILE", help="how many held-out prompts, or a JSON lines file of prompts")
+        str | None, typer.Option(metavar="NUMBER|FILE", help="number of held-out prompts, or a file of prompts")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="trajectories per prompt")] = 1,
     turns: Annotated[int | None, typer.Option(min=2, help="images per trajectory at most")] = None,
@@ -242,8 +242,9 @@ def evaluate(
     """
     from irg_rl.commands.eval import evaluate_target
 
+    changes = {"turns": turns, "seed": seed}
     evaluate_target(
-        target, {"turns": turns, "seed": seed}, prompts, preset=preset, preference=preference, split=split, samples=samples, scored=scorers,
+        target, changes, prompts, preset=preset, preference=preference, split=split, samples=samples, scored=scorers,
         controls=controls, out=out,
     )  # fmt: skip
 

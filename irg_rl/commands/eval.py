@@ -32,8 +32,8 @@ class AskedPrompts:
 
 
 def asked_for_prompts(run: Run, split: str, asked: str | None) -> AskedPrompts:
-    """Return the prompts of an evaluation. `asked` is a number of prompts of the split, or the path of a JSON lines file
-    of prompts. If it is None, the number is that of the recipe.
+    """Return the prompts of an evaluation. `asked` is a number of prompts of the split, or the path of a JSON lines
+    file of prompts. If it is None, the number is that of the recipe.
 
     Raises InputError if there are fewer than two prompts, or if the task cannot judge images of a prompt of the file.
     """
@@ -109,7 +109,8 @@ def evaluate_target(
     if report is not None:
         console.print(report)
     marks = [*([] if preset is None else [preset]), *([] if preference is None else [f"preference-{preference}"])]
-    marks += [*([asked.mark] if asked.mark else []), *([] if changes["turns"] is None else [f"turns{changes['turns']}"])]
+    marks += [asked.mark] if asked.mark else []
+    marks += [] if changes["turns"] is None else [f"turns{changes['turns']}"]
     marks += [*([] if samples == 1 else [f"samples{samples}"]), *([] if controls else ["nocontrols"])]
     name = evaluation_name(folder.name, settings.seed, split, *marks)
     used = {**measured.evaluation.settings, "split": asked.origin}
