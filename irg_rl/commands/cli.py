@@ -387,13 +387,15 @@ def verify(
 
 @app.command()
 def show(
-    run: RunFolder,
-    step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped (rl.dump_every)")],
+    run: Annotated[Path, typer.Argument(help="a run, or a folder of `irg-rl rollout`", callback=find_run)],
+    step: Annotated[
+        int | None, typer.Option(min=1, help="RL update of a run, from 1; it must have been dumped (rl.dump_every)")
+    ] = None,
     group: Annotated[int | None, typer.Option(min=0, help="its number, from 0; default: list all groups")] = None,
 ) -> None:
     """Show a group that RL trained on: every text, score and advantage, and the images as a picture strip.
 
-    A group is several samples of one prompt.
+    A group is several samples of one prompt. Without --step, a run lists which updates were dumped.
     """
     from irg_rl.commands.show import show_group
 

@@ -86,6 +86,7 @@ def test_a_group_is_shown_with_texts_scores_advantages_and_a_strip(trained, irg_
 
 def test_what_was_not_dumped_is_not_shown(trained, irg_rl):
     assert "steps 1 to 3 were" in irg_rl("show", trained.folder, "--step", 7).err
+    assert "of the RL updates, steps 1 to 3 were, 3 of them" in irg_rl("show", trained.folder).out
     assert "has groups 0 to 0" in irg_rl("show", trained.folder, "--step", 1, "--group", 4).err
     shutil.rmtree(trained.folder / "rollouts")
     assert "set rl.dump_every" in irg_rl("show", trained.folder, "--step", 1).err
