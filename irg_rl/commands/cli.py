@@ -142,6 +142,22 @@ def plan(
 
 
 @app.command()
+def demo(
+    rl: Annotated[bool, typer.Option("--rl", help="also do a few RL updates here, about two minutes more")] = False,
+    out: Annotated[Path, typer.Option(help="folder in which the run is made")] = Path("runs"),
+) -> None:
+    """Look at trained models in a minute, on any CPU: draw, reflect and draw again, and build a page of pictures.
+
+    Two small models come with the program: the SFT and the RL checkpoint of the recipe shapes-rl. Both draw for the
+    same prompts, with both controls, and the report compares them. With --rl, RL starts here from the SFT checkpoint.
+    """
+    from irg_rl.driver.demo import demo as show_demo
+
+    folder = show_demo(out, rl)
+    console.print(f"open {folder.resolve() / 'report.html'}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def train(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Run a recipe from nothing to the report: base, SFT, gate, RL, evaluation, report.
 
