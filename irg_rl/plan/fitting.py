@@ -90,9 +90,8 @@ def _mildest(
     for value in values:
         more = chosen | {setting: str(value)}
         changed = _plan(load, more, gpus)
-        if changed is None:
+        if changed is None or (peak := _peak(changed, name)) is None:
             continue
-        peak = changed.place(name).peak
         if peak < now:
             best, now = (more, changed), peak
         if peak <= room:
@@ -104,14 +103,22 @@ def _plan(load: Load, chosen: dict[str, str], gpus: int) -> Plan | None:
     """Return the plan of the recipe with these settings, or None if the settings are invalid or need more GPUs."""
     try:
         plan = Plan(load(_words(chosen)))
-        _ = plan.places  # a trajectory may be longer than the changed pack
-    except (RecipeError, InputError):
+    except RecipeError:
         return None
     return plan if max(gpus_of(plan.recipe).values(), default=0) <= gpus else None
 
 
+def _peak(plan: Plan, name: str) -> float | None:
+    """Return the peak memory of a process in bytes. Return None if a trajectory is longer than the pack."""
+    try:
+        return plan.place(name).peak
+    except InputError:
+        return None
+
+
 def _crowded(plan: Plan, card: float) -> list[str]:
-    return [place.name for place in plan.places if place.peak > card * plan.card_share(place.name)]
+    peaks = {name: _peak(plan, name) for name in plan.place_names}
+    return [name for name, peak in peaks.items() if peak is None or peak > card * plan.card_share(name)]
 
 
 def _words(chosen: dict[str, str]) -> list[str]:

@@ -15,8 +15,8 @@ from irg_rl.model.folder import WEIGHTS, save_folder
 from tests.paths import CONFIGS
 from tests.sft.material import initial_full, write
 
-COMMANDS = ["ls", "cp", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "parity",
-            "show", "replay", "report", "export", "verify"]
+COMMANDS = ["ls", "cp", "check", "plan", "demo", "train", "resume", "fork", "baseline", "compare", "eval", "generate",
+            "parity", "show", "replay", "report", "export", "verify"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
 
