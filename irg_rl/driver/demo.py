@@ -11,13 +11,14 @@ from irg_rl.config import Recipe, load_recipe
 from irg_rl.driver.prepare import prompts_file
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.stages import BEFORE_RL, work
+from irg_rl.model.folder import AUTOENCODER
 from irg_rl.prompts import write_prompts
 from irg_rl.task import task_of
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 RECIPE = "shapes-rl"
 SETTINGS = (
-    "name=demo", "description=A look at trained models", "budget_minutes={}", "tracking.wandb=false",
+    "name=demo", "description=Two trained models that come with the program", "tracking.wandb=false",
     "evaluation.prompts=24", "evaluation.strips=24",
     "rewards.scorers=[{name: verifier, kind: verifier, weight: 1.0, options: {right: 0.5}}, "
     "{name: truth, kind: verifier, of: reflection, weight: 1.0}, {name: edit, kind: verifier, of: edit, weight: 1.0}]",
@@ -48,6 +49,7 @@ def fill(run: Run, rl: bool) -> None:
     models = {str(run.sft_model): "sft"} | ({} if rl else {"rl": "rl"})
     for name, source in models.items():
         shutil.copytree(CHECKPOINTS / source, run.path("models", name))
+        shutil.copy(CHECKPOINTS / AUTOENCODER, run.path("models", name))
     done = [stage.name for stage in BEFORE_RL if stage.name != "evaluate_sft"] + ([] if rl else ["rl"])
     run.stages = {name: {"seconds": 0.0, "done": True, "from": "the demo's models"} for name in done}
     write_json(run.folder / "stages.json", run.stages)
