@@ -1,5 +1,6 @@
 """Recipes: one place per setting, every mistake named at once, the same digest for the same run."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -676,3 +677,37 @@ def test_a_file_that_holds_no_settings_is_said_to_hold_none(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match="r.yaml"):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_an_alarm_keeps_its_threshold_when_only_its_deed_is_given_and_changes_no_digest():
+    plain, stopping = (
+        load_recipe(CONFIGS / "shapes-rl.yaml", more)
+        for more in ([], ["rl.alarms.held_out.do=stop", "rl.alarms.sharpness.do=off"])
+    )
+    alarms = stopping.require_rl().alarms
+    assert (alarms.held_out.do, alarms.sharpness.do, alarms.dark_share.do) == ("stop", "off", "warn")
+    assert alarms.held_out.threshold == plain.require_rl().alarms.held_out.threshold
+    assert plain.digest() == stopping.digest() and "alarms" not in plain.model_dump()["rl"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["rl.alarms.held_out.do=shout"], "rl.alarms.held_out.do: Input should be 'warn', 'stop' or 'off'"),
+        (["rl.alarms.dark_share.threshold=0"], "rl.alarms.dark_share.threshold: Input should be greater than 0"),
+        (["rl.alarms.darkness.do=stop"], "rl.alarms.darkness: unknown setting"),
+        (["rl.alarms.window=2"], "rl.alarms.window: Input should be greater than or equal to 4"),
+        (["rl.alarms.held_out.do=stop", "rewards.scorers=[{name: v, kind: verifier}]", "rl.credit=turn"],
+         "rl.alarms.held_out has no effect: no scorer of rewards.scorers has held_out: true"),
+        (["rl.alarms.dark_share.do=stop", "rl.updates=9"], "an alarm can ring from update 12 on, and rl.updates is 9"),
+    ],
+)  # fmt: skip
+def test_an_alarm_that_cannot_ring_or_is_not_known_is_an_error(overrides, says):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        load_recipe(CONFIGS / "shapes-rl.yaml", overrides)
+
+
+def test_usual_alarms_are_no_error_in_short_runs_and_alarms_need_samples():
+    load_recipe(CONFIGS / "shapes-rl.yaml", ["rl.updates=2", "rl.alarms.dark_share.do=off"])
+    with pytest.raises(RecipeError, match=r"rl\.alarms has no effect with rl\.rollouts"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [*OFFLINE, "rl.alarms.dark_share.do=stop"])

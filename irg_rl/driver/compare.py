@@ -189,7 +189,7 @@ def first_images(redraw: Outcomes, turn: int) -> Outcomes:
 def require_comparable(first: Run, other: Run, split: str | None = None) -> None:
     """Raise RunError if two runs cannot be compared. The runs must agree in three respects:
     * the SFT checkpoint from which RL starts
-    * the settings of RL and evaluation, except rl.seed
+    * the settings of RL and evaluation, except rl.seed and rl.alarms
     * the prompts of the evaluation"""
     prompts = prompts_place(first, split)
     shared = {f"set of {Path(prompts).stem} prompts": prompts, "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
@@ -201,7 +201,7 @@ def require_comparable(first: Run, other: Run, split: str | None = None) -> None
             )
     old, new = (run.recipe.model_dump(mode="json") for run in (first, other))
     changed = [c for c in differing(old, new) if f"{c[0]}.".startswith(tuple(f"{key}." for key in SAME))]
-    changed = [change for change in changed if change[0] != "rl.seed"]
+    changed = [change for change in changed if change[0] != "rl.seed" and not change[0].startswith("rl.alarms")]
     if changed:
         lines = [f"  {key}: {a!r} in {first.folder}, {b!r} in {other.folder}" for key, a, b in changed]
         raise RunError("only runs that differ in rl.seed alone can be pooled, but:\n" + "\n".join(lines))
