@@ -54,8 +54,10 @@ class Word:
             word = self.info.metavar or self.name.upper() + "..." * self.is_repeated
             return [word if self.is_required or word.startswith("[") else f"[{word}]"]
         option = f"--{self.name.replace('_', '-')}"
-        declared = list(self.info.param_decls or ()) or [option]
-        return [*declared, option.replace("--", "--no-", 1)] if declared == [option] and self.is_switch else declared
+        given = [self.info.default, *(self.info.param_decls or ())]  # typer keeps the first name as the default
+        if declared := [name for name in given if isinstance(name, str) and name.startswith("-")]:
+            return declared
+        return [option, option.replace("--", "--no-", 1)] if self.is_switch else [option]
 
     @property
     def is_switch(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from irg_rl.commands.cli import app
-from irg_rl.config import load_recipe
+from irg_rl.config import RecipeError, load_recipe
 from irg_rl.config.data import load_data_recipe
 from irg_rl.config.shipped import shipped_data_recipes, shipped_recipes
 from irg_rl.studies.catalog import STUDIES
@@ -102,6 +102,8 @@ def check_settings(name: str, given: dict) -> None:
     words = [*(given.get("overrides") or []), *(given.get("settings") or []), *(given.get("words") or [])]
     overrides = [word for word in words if "=" in word and not word.startswith("--")]
     stray = [word for word in words if "=" not in word]
+    if name == "study" and PLACEHOLDER.match(given["name"]):
+        return
     if name == "study":
         allowed = {f"study.{setting}" for setting in STUDIES[given["name"]].settings_type.model_fields}
         if unknown := {one.split("=")[0] for one in overrides if one.startswith("study.")} - allowed:
@@ -115,17 +117,22 @@ def check_settings(name: str, given: dict) -> None:
     if name == "cp":
         known_recipe(given["name"], shipped_recipes() | shipped_data_recipes())
         return
-    recipe = given.get("recipe") or recipe_of_run(given)
-    if "recipe" in given and not recipe_of_run({"run": recipe}):
-        recipe = known_recipe(recipe, shipped_recipes())
+    recipe = recipe_of_run({"run": given.get("recipe"), **given})
+    if recipe is None and "recipe" in given:
+        recipe = known_recipe(given["recipe"], shipped_recipes())
     if name == "verify":
         recipe = "bagel-lora-grpo"
-    # a run or a recipe of the reader's own: its settings are taken to be those of `shapes`
-    load_recipe(recipe or "shapes", [one for one in overrides if not is_placeholder(one)])
+    overrides = [one for one in overrides if not is_placeholder(one)]
+    try:
+        load_recipe(recipe or "shapes", overrides)
+    except RecipeError as error:  # a recipe of the reader's own may have other sizes, but has no other settings
+        if recipe is not None or "unknown setting" in str(error):
+            raise
 
 
 def is_placeholder(override: str) -> bool:
-    return override in ("key=value", "[key=value") or bool(PLACEHOLDER.match(override.partition("=")[2]))
+    value = override.partition("=")[2]
+    return override == "key=value" or value == "n" or bool(PLACEHOLDER.match(value))
 
 
 def recipe_of_run(given: dict) -> str | None:
@@ -141,7 +148,7 @@ def recipe_of_run(given: dict) -> str | None:
 
 def known_recipe(given: str, shipped: dict[str, Path]) -> str | None:
     """Return the recipe that a command names. None: the reader's own, or a placeholder. Raises Wrong for others."""
-    if given in OWN or PLACEHOLDER.match(given):
+    if given in OWN or PLACEHOLDER.match(Path(given).stem):
         return None
     if given in shipped:
         return given
