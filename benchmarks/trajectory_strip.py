@@ -7,6 +7,7 @@ image of the SFT checkpoint. The other columns are all images of the RL checkpoi
 smoothing. Frames are green for right images and red for wrong ones. Under each image stands the text that led to it.
 """
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -17,9 +18,8 @@ from irg_rl.report.samples import SampledTrajectory, load_samples
 from irg_rl.report.strips import RIGHT, WRONG
 
 ZOOM = 18  # pixels of the picture for one pixel of the model
-MARGIN, FRAME, LINE = 36, 8, 34
+MARGIN, FRAME, LINE = 36, 8, 40
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (110, 110, 110)
-COLOURS = 64  # of the palette, so that the file is small
 WORDS = {True: "right", False: "wrong"}
 
 
@@ -44,15 +44,18 @@ def columns(before: SampledTrajectory, after: SampledTrajectory) -> list[tuple]:
     return shown
 
 
+def tidy(text: str) -> str:
+    """Return a text without the marks of thinking. No line begins with a full stop, a comma or a colon."""
+    bare = text.replace("<think>", "").replace("</think>", "").strip()
+    return re.sub(r" (?=[.,:])", "\N{NO-BREAK SPACE}", bare)
+
+
 def draw(before: SampledTrajectory, after: SampledTrajectory) -> Image.Image:
     shown = columns(before, after)
     side = shown[0][1].shape[0] * ZOOM + 2 * FRAME
-    plain, bold, title = font(25), font(25, bold=True), font(34, bold=True)
+    plain, bold, title = font(30), font(29, bold=True), font(38, bold=True)
     letters = int(side / plain.getlength("n") * 1.08)  # most letters are narrower than an n
-    wrapped = [
-        [line for text in texts for line in textwrap.wrap(text.replace("<think>", "").replace("</think>", ""), letters)]
-        for *_, texts in shown
-    ]
+    wrapped = [[line for text in texts for line in textwrap.wrap(tidy(text), letters)] for *_, texts in shown]
     height = 2 * MARGIN + 60 + 46 + side + 20 + LINE * max(map(len, wrapped))
     canvas = Image.new("RGB", (len(shown) * (side + MARGIN) + MARGIN, height), PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -65,7 +68,7 @@ def draw(before: SampledTrajectory, after: SampledTrajectory) -> Image.Image:
         canvas.paste(image, (left + FRAME, top + 46 + FRAME))
         for row, line in enumerate(lines):
             pen.text((left, top + 66 + side + LINE * row), line, FAINT if line in texts else INK, plain)
-    return canvas.quantize(COLOURS, dither=Image.Dither.NONE)
+    return canvas
 
 
 if __name__ == "__main__":
