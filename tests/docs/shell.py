@@ -120,12 +120,10 @@ def check_settings(name: str, given: dict) -> None:
     recipe = recipe_of_run({"run": given.get("recipe"), **given})
     if recipe is None and "recipe" in given:
         recipe = known_recipe(given["recipe"], shipped_recipes())
-    if name == "verify":
-        recipe = "bagel-lora-grpo"
     overrides = [one for one in overrides if not is_placeholder(one)]
     try:
-        load_recipe(recipe or "shapes", overrides)
-    except RecipeError as error:  # a recipe of the reader's own may have other sizes, but has no other settings
+        load_recipe(recipe or ("bagel-lora-grpo" if name == "verify" else "shapes"), overrides)
+    except RecipeError as error:  # the reader's own recipe and that of `verify` have other sizes, but the same settings
         if recipe is not None or "unknown setting" in str(error):
             raise
 

@@ -118,6 +118,7 @@ def test_a_block_of_python_compiles_and_its_imports_are_there(block, beside_exam
             for alias in node.names:
                 importlib.import_module(alias.name)
         elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, "a block of docs has no package, so it cannot import relatively"
             module = importlib.import_module(node.module)
             missing = [alias.name for alias in node.names if alias.name not in dir(module)]
             assert not missing, f"{node.module} has no {missing}"

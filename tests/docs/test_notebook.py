@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+from typing import Any
 
 from PIL import Image
 
@@ -12,12 +13,15 @@ from tests.docs.blocks import ROOT
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 
 
-def shown_by(source: str, names: dict):
+def shown_by(source: str, names: dict) -> Any:
     """Run a cell, and return the value of its last line, which a notebook shows."""
     tree = ast.parse(source)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1]
+    shown = last.value if isinstance(last, ast.Expr) else None
+    if shown is not None:
+        tree.body.pop()
     exec(compile(tree, "cell", "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return None if shown is None else eval(compile(ast.Expression(shown), "cell", "eval"), names)
 
 
 def test_the_quickstart_runs_from_a_checkpoint_to_a_trained_model(world, tmp_path, monkeypatch):

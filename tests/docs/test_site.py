@@ -62,7 +62,10 @@ def test_every_page_is_in_the_navigation():
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     listed = [page for part in nav for inner in part.values() for page in pages_in(inner)]
     on_site = {*PAGES.values(), *GENERATED, *(page.name for page in (ROOT / "docs").glob("*.md"))}
-    assert sorted(listed) == sorted(on_site)
+    missing, gone = sorted(on_site - {*listed}), sorted({*listed} - on_site)
+    assert not missing, f"add a line `Title: NAME.md` below `nav` of mkdocs.yml for {missing}"
+    assert not gone, f"delete from `nav` of mkdocs.yml, for there is no such page: {gone}"
+    assert len(listed) == len(on_site), "a page stands twice below `nav` of mkdocs.yml"
 
 
 def pages_in(part) -> list[str]:
