@@ -15,6 +15,7 @@ from irg_rl.driver.scorers import reward_hub
 from irg_rl.evaluate.suite import REAL
 from irg_rl.model.folder import is_model_folder
 from irg_rl.presets import PRESET
+from irg_rl.report.kept import kept_path
 from irg_rl.task import task_of
 
 
@@ -76,6 +77,8 @@ def evaluate_target(
         measured.evaluation, gate=report, name=name, settings={**measured.evaluation.settings, "split": split}
     )
     written = evaluation.save(out or run.path("evaluation"))
+    if out is None:
+        measured.keep(kept_path(run.folder, name), settings.keep_mb)
     for arm, table in evaluation.arms.items():
         console.print(f"{arm}: accuracy per turn {shown_accuracies(table)} (n={len(table)})")
     if told := shown_preference(evaluation.arms[REAL]):

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError
-from irg_rl.records import load_groups, step_folder
+from irg_rl.records import load_groups, look_folder, step_folder
 from irg_rl.report.strips import png, same_size, strip
 from irg_rl.trajectory import Group, TextSegment, Trajectory
 
@@ -17,8 +17,9 @@ def show_group(folder: Path, step: int, group: int | None) -> None:
     in this update, starting at 0. If it is None, print one line for each group of the update instead. Raises RunError
     if the groups of the update were not saved or there is no such group."""
     run = Run.open(folder)
-    place = step_folder(run.folder, step)
-    if not place.is_dir():
+    places = [step_folder(run.folder, step), look_folder(run.folder, step)]
+    place = next((folder for folder in places if folder.is_dir()), None)
+    if place is None:
         raise RunError(f"{folder}: step {step} was not dumped; {_dumped(run)}")
     groups = load_groups(place)
     if group is None:

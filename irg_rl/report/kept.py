@@ -6,7 +6,7 @@ first trajectories are stored, the same ones of every arm. Nothing is pickled, a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +30,22 @@ _SCHEMA = pa.schema(
 )  # fmt: skip
 
 
-def save_kept(path: Path, arms: Mapping[str, "Sequence[SampledTrajectory]"], most_bytes: int) -> int:
-    """Write the trajectories of all arms of an evaluation, and return how many trajectories of each arm were written.
-    `arms` maps the name of each arm to its trajectories. They are written in order, as long as their images and texts
-    together have at most `most_bytes` bytes. The file appears complete or not at all. If nothing is kept, there is no
-    file."""
+def kept_path(run: Path, evaluation: str) -> Path:
+    """Return the path of the file for an evaluation of a run."""
+    return run / "samples" / f"{evaluation}{ENDING}"
+
+
+def save_kept(
+    path: Path, count: int, arms: Mapping[str, Callable[[int], "SampledTrajectory"]], most_bytes: int
+) -> int:
+    """Write trajectories of all arms of an evaluation, and return how many of each arm were written. Each arm has
+    `count` trajectories. `arms` maps the name of an arm to a function that returns its trajectory with a given number.
+    Trajectories are written in order, as long as their images and texts together have at most `most_bytes` bytes. The
+    file appears complete or not at all. If nothing is kept, there is no file."""
     rows: list[dict[str, Any]] = []
     kept, size = 0, 0
-    for number in range(min((len(own) for own in arms.values()), default=0)):
-        entries = [entry for arm, own in arms.items() for entry in _entries(number, arm, own[number])]
+    for number in range(count):
+        entries = [entry for arm, sample in arms.items() for entry in _entries(number, arm, sample(number))]
         size += sum(len(entry["image"] or b"") + len(entry["text"].encode()) for entry in entries)
         if size > most_bytes:
             break
