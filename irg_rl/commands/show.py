@@ -7,15 +7,15 @@ from rich.table import Table
 
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError
-from irg_rl.records import load_groups, look_folder, step_folder
+from irg_rl.records import LOOKS, load_groups, look_folder, step_folder
 from irg_rl.report.strips import png, same_size, strip
 from irg_rl.trajectory import Group, TextSegment, Trajectory
 
 
 def show_group(folder: Path, step: int, group: int | None) -> None:
     """Print one group of RL update `step`, and write its images into one PNG file. `group` is the number of the group
-    in this update, starting at 0. If it is None, print one line for each group of the update instead. Raises RunError
-    if the groups of the update were not saved or there is no such group."""
+    in this update, starting at 0. If it is None, print one line for each group of the update instead. If only some
+    groups of the update were stored (`rl.look_every`), only these are shown. Raises RunError if the groups of the update were not saved or there is no such group."""
     run = Run.open(folder)
     places = [step_folder(run.folder, step), look_folder(run.folder, step)]
     place = next((folder for folder in places if folder.is_dir()), None)
@@ -80,8 +80,9 @@ def _strips(group: Group) -> bytes:
 
 
 def _dumped(run: Run) -> str:
-    names = [path.name.removeprefix("step-") for path in run.path("rollouts").glob("step-*[0-9]")]
+    folders = [path for place in ("rollouts", LOOKS) for path in run.path(place).glob("step-*[0-9]")]
+    names = {path.name.removeprefix("step-") for path in folders}
     steps = sorted(int(name) for name in names if name.isdecimal())
     if not steps:
-        return f"nothing was: set rl.dump_every, as in `irg-rl fork {run.folder} rl.dump_every=1`"
+        return f"nothing was: set rl.dump_every or rl.look_every, as in `irg-rl fork {run.folder} rl.dump_every=1`"
     return f"steps {steps[0]} to {steps[-1]} were, {len(steps)} of them"

@@ -28,7 +28,8 @@ def view(given: list[Path], port: int, opens: bool) -> None:
 
     def ready(address: str) -> None:
         terminal.print(f"open {address}")
-        terminal.print(f"{len(library.sources())} runs and folders of groups; the page follows them. Ctrl-C ends it.")
+        runs = [source.is_run for source in library.sources().values()]
+        terminal.print(f"runs: {sum(runs)}, folders of groups: {len(runs) - sum(runs)}; Ctrl-C ends the page")
         if opens:
             webbrowser.open(address)
 
