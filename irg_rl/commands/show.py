@@ -15,7 +15,8 @@ from irg_rl.trajectory import Group, TextSegment, Trajectory
 def show_group(folder: Path, step: int, group: int | None) -> None:
     """Print one group of RL update `step`, and write its images into one PNG file. `group` is the number of the group
     in this update, starting at 0. If it is None, print one line for each group of the update instead. If only some
-    groups of the update were stored (`rl.look_every`), only these are shown. Raises RunError if the groups of the update were not saved or there is no such group."""
+    groups of the update were stored (`rl.look_every`), only these are shown. Raises RunError if no group of the update
+    was stored or there is no such group."""
     run = Run.open(folder)
     places = [step_folder(run.folder, step), look_folder(run.folder, step)]
     place = next((folder for folder in places if folder.is_dir()), None)
