@@ -121,7 +121,7 @@ def shown(value: float) -> str:
     if 1e-3 <= abs(value) < 1e5:
         text = f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
     else:
-        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     return text.replace("-", "\N{MINUS SIGN}") if text.startswith("-") else text
 
 

@@ -145,14 +145,19 @@ def group_folders(files: RunFiles) -> list[str]:
 
 
 def read_groups(files: RunFiles, folder: str) -> list[StoredGroup]:
-    """Return the groups of one folder. If it is damaged, return an empty list, and add a line to `files.problems`.
-    `folder` must be one of `group_folders`; other names have no groups."""
+    """Return the groups of one folder. If a file is damaged, add a line to `files.problems`. Without
+    texts, the list is empty. Without images, the groups have only texts. `folder` must be one of `group_folders`; other
+    names have no groups."""
     if folder not in group_folders(files):
         return []
+    sizes: dict[int, tuple[int, int]] = {}
     try:
-        path = files.source.path(folder, GROUPS)
-        content, sizes = _content(path), _sizes(files.source.path(folder, TENSORS))
-    except (*UNREADABLE, SafetensorError) as error:
+        sizes = _sizes(files.source.path(folder, TENSORS))
+    except (*UNREADABLE, SafetensorError) as error:  # the texts can still be shown
+        files.tell(files.source.folder / folder / TENSORS, error)
+    try:
+        content = _content(files.source.path(folder, GROUPS))
+    except UNREADABLE as error:
         files.tell(files.source.folder / folder / GROUPS, error)
         return []
     weights = reward_weights(files.recipe)

@@ -27,6 +27,7 @@ from irg_rl.view.health_checks import (
     percent,
 )
 
+ORDER = (BAD, WARN, GOOD, PLAIN, MISSING)
 NOT_STORED = "Not in metrics.jsonl. It is computed from stored groups, and there are none yet (rl.look_every)."
 
 
@@ -95,8 +96,7 @@ def _of_groups(
 
 def in_order(lines: Sequence[HealthLine]) -> list[HealthLine]:
     """Sort lines: those that need a look come first, and those without values last."""
-    order = (BAD, WARN, GOOD, PLAIN, MISSING)
-    return sorted(lines, key=lambda line: order.index(line.status))
+    return sorted(lines, key=lambda line: ORDER.index(line.status))
 
 
 def headline(lines: Sequence[HealthLine]) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def headline(lines: Sequence[HealthLine]) -> tuple[str, str]:
     judged = [line for line in lines if line.status in (GOOD, WARN, BAD)]
     if not judged:
         return MISSING, "RL has not logged an update yet."
-    for status, words in ((BAD, "outside its limit"), (WARN, "near its limit")):
+    for status, words in ((BAD, "outside the limit"), (WARN, "near the limit")):
         found = [line.title for line in judged if line.status == status]
         if found:
             return status, f"{', '.join(found)}: {words}. {len(found)} of {len(judged)} lines."
@@ -148,7 +148,9 @@ def _line(check: HealthCheck, series: Mapping[str, Points], stage: str) -> Healt
     values = [check.join(found) for _, found in sorted(by_step.items())]
     parts = [(name, check.show(points[-1][1])) for name, points in sorted(matching.items())] if check.each else []
     value = check.show(check.value(values))
-    return HealthLine(check.title, check.judge(values), value, check.limit, check.words, values, parts)
+    judged = [[value for _, value in points] for points in matching.values()] if check.each else [values]
+    status = min((check.judge(own) for own in judged), key=ORDER.index)  # the worst number decides
+    return HealthLine(check.title, status, value, check.limit, check.words, values, parts)
 
 
 def rl_stage(metrics: Sequence[Mapping[str, Any]]) -> str | None:

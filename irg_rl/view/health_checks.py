@@ -112,7 +112,7 @@ class HealthCheck:
     words: str
     join: Callable[[Sequence[float]], float] = fmean
     show: Callable[[float], str] = shown
-    each: bool = False  # show the newest value of every matching number, not only the joined one
+    each: bool = False  # show and judge every matching number by itself; the worst one decides
     value: Callable[[list[float]], float] = recent_mean
 
 

@@ -3,6 +3,7 @@
 import time
 from urllib.parse import urlencode
 
+from irg_rl.errors import InputError
 from irg_rl.view import charts
 from irg_rl.view.evaluated import EvaluatedRow
 
@@ -46,8 +47,13 @@ def signed(value: float | None) -> str:
 
 
 def whole(text: str | None, otherwise: int) -> int:
-    """Return a whole number of an address. Return `otherwise` if it is missing or no number."""
-    return int(text) if text and len(text) < 10 and text.isdecimal() else otherwise
+    """Return a whole number of an address. Return `otherwise` if it is missing. Raises InputError if it is something
+    else."""
+    if not text:
+        return otherwise
+    if len(text) > 9 or not text.isdecimal():
+        raise InputError(f"{text[:40]!r} in the address is no whole number")
+    return int(text)
 
 
 def ago(moment: float) -> str:

@@ -50,6 +50,10 @@ def test_the_worst_turn_decides_about_a_clip_share():
     assert status("Share of clipped ratios", text__turn0__clipfrac=[0.0] * 3, image__turn1__clipfrac=[0.9] * 3) == "bad"
 
 
+def test_an_expert_without_gradients_is_found_beside_others():
+    assert status("Gradient norm per expert", grad_norm__und=[0.2] * 3, grad_norm__gen=[0.0] * 3) == "bad"
+
+
 def test_a_number_that_is_not_logged_is_named_and_not_guessed():
     lines = {line.title: line for line in health(series(rows(stopped=[0.5])))}
     assert lines["Entropy of texts"].status == "missing" and "text/turnK/entropy" in lines["Entropy of texts"].words
