@@ -12,6 +12,7 @@ run, and on a copy of a run folder. It needs neither torch nor Ray.
 | `health`, `health_checks` | turn the metrics of RL into lines with thresholds and words |
 | `filters` | choose and sort the rows of an evaluation |
 | `curves`, `charts` | choose the curves, and draw them as SVG |
+| `values` | reads single values of files that may be damaged |
 | `edits` | finds the edit in a reflection |
 | `listing`, `words` | what lists say about a run; numbers, words and addresses of the pages |
 | `app`, `server` | the addresses of the pages, and the HTTP server |

@@ -76,7 +76,7 @@ class Pages:
         lines = sorted((run_line(source) for source in sources.values()), key=lambda line: -line.written)
         newest = [line.source.name for line in lines if line.source.is_run and line.updates][:OVERLAID]
         chosen = [name for name in sources if name in asked] or [name for name in sources if name in newest]
-        series = {name: curves.series(RunFiles(sources[name]).metrics) for name in chosen}
+        series = {name: RunFiles(sources[name]).series for name in chosen}
         known = [name for name in names if any(name in found for found in series.values())]
         drawn = [*(curves.chosen_chart(name, series) for name in known), *curves.default_charts(series)]
         return self._page(
@@ -92,7 +92,7 @@ class Pages:
             return self.groups(name, {}, base)
         files = RunFiles(source)
         metrics = files.metrics
-        series, stage = curves.series(metrics), health.rl_stage(metrics)
+        series, stage = files.series, health.rl_stage(metrics)
         lines: list[health.HealthLine] = []
         if stage is not None:
             looks, place = self._looks(files)
@@ -103,7 +103,7 @@ class Pages:
         return self._page(
             "run.html.jinja", name, base, **self._about(files, ""), stages=stage_lines(files, metrics),
             lines=health.in_order(lines), headline=health.headline(lines), stage=stage,
-            learning=learning([row for row in metrics if row["stage"] == stage]) if stage else None,
+            learns=learning([row for row in metrics if row["stage"] == stage]).to_dict() if stage else None,
             seconds=health.seconds_by_part(series, stage) if stage else {"seconds": [], "busy": []},
             failures=health.scorer_failures(series, stage) if stage else [],
             charts=[charts.draw(chart) for chart in drawn], names=curves.all_names({name: series}), drawn_names=known,
@@ -240,7 +240,8 @@ class Pages:
         names = evaluation_names(files)
         if not names:
             raise InputError(f"{files.source.name} has no evaluation yet")
-        name = query.get("evaluation") or names[0]
+        illustrated = (other for other in names if pictures.is_illustrated(files, other))
+        name = query.get("evaluation") or next(illustrated, names[0])
         table = read_evaluation(files, name)
         if table is None:
             raise InputError(f"{files.source.name} has no evaluation {name!r}; it has {', '.join(names)}")

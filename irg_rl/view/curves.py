@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from irg_rl.view.run_files import number
+from irg_rl.view.values import number
 
 RESERVED = ("stage", "step", "time")
 MOST_POINTS = 600

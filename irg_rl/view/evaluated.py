@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from irg_rl.errors import InputError
 from irg_rl.text_in import read_lines
-from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles, number, section
+from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles
 from irg_rl.view.shown import outcome
+from irg_rl.view.values import number, section
 
 REAL = "real"
 UPPER, LOWER = 2 / 3, 1 / 3

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from irg_rl.errors import InputError
 from irg_rl.report.strips import png
 from irg_rl.text_in import parse_json, read_text
-from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles, number, section
+from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles
 from irg_rl.view.shown import Picture, ShownSegment, ShownTrajectory
 from irg_rl.view.sources import GROUPS
+from irg_rl.view.values import number, section
 
 TENSORS = "tensors.safetensors"
 FORMAT = 1

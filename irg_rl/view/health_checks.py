@@ -151,7 +151,7 @@ CHECKS = (
     HealthCheck(
         "Gradient norm per expert", "grad_norm/und, gen, vision", rf"grad_norm/(?:{_EXPERTS})", norms,
         "not 0, and below ten times the median",
-        "Norm before clipping. `und` is the expert for understanding, `gen` the one for images. 0 means that this part "
+        "Norm before clipping. und is the expert for understanding, gen the one for images. 0 means that this part "
         "does not learn.", join=largest, each=True,
     ),
     HealthCheck(

@@ -7,9 +7,10 @@ from typing import Any
 from irg_rl.report.metrics_log import METRICS
 from irg_rl.view.evaluated import evaluation_names
 from irg_rl.view.groups import group_folders
-from irg_rl.view.run_files import RunFiles, number, section
+from irg_rl.view.run_files import RunFiles
 from irg_rl.view.shown import SMALL_SIDE
 from irg_rl.view.sources import Source
+from irg_rl.view.values import number, section
 from irg_rl.view.words import ago
 
 
@@ -22,6 +23,7 @@ class RunLine:
     updates: int
     reward: float | None
     accuracy: float | None
+    evaluation: str  # what `accuracy` was measured by, in words
     written: float  # time of the last change of metrics.jsonl, in seconds since 1970
     problem: str
 
@@ -33,7 +35,7 @@ class RunLine:
 def run_line(source: Source) -> RunLine:
     files = RunFiles(source)
     if not source.is_run:
-        return RunLine(source, f"{len(group_folders(files))} folders of groups", 0, None, None, 0.0, "")
+        return RunLine(source, f"{len(group_folders(files))} folders of groups", 0, None, None, "", 0.0, "")
     metrics, stages = files.metrics, files.stages
     path = source.folder / METRICS
     written = path.stat().st_mtime if path.is_file() else 0.0
@@ -45,15 +47,17 @@ def run_line(source: Source) -> RunLine:
     rewards = [known for row in rl if (known := number(row.get("reward/last"))) is not None]
     return RunLine(
         source, state, len(rl), rewards[-1] if rewards else None,
-        accuracy(files, names[0]) if names else None, written, files.problems[0] if files.problems else "",
+        *(accuracy(files, names[0]) if names else (None, "")), written, files.problems[0] if files.problems else "",
     )  # fmt: skip
 
 
-def accuracy(files: RunFiles, evaluation: str) -> float | None:
-    """Return the share of right last images of an evaluation, from its summary."""
-    shares = section(files.mapping("evaluation", f"{evaluation}.json"), "arms", "real").get("accuracy")
+def accuracy(files: RunFiles, evaluation: str) -> tuple[float | None, str]:
+    """Return (share of right last images, where it comes from, in words) of an evaluation, from its summary."""
+    real = section(files.mapping("evaluation", f"{evaluation}.json"), "arms", "real")
+    shares, count = real.get("accuracy"), number(real.get("n"))
     last = shares[-1] if isinstance(shares, list) and shares else None
-    return number(last.get("value")) if isinstance(last, dict) else None
+    words = evaluation if count is None else f"{evaluation}, n={count:.0f}"
+    return number(last.get("value")) if isinstance(last, dict) else None, words
 
 
 def stage_lines(files: RunFiles, metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

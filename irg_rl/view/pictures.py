@@ -17,8 +17,9 @@ from irg_rl.errors import InputError
 from irg_rl.report.kept import ENDING, load_kept
 from irg_rl.text_in import read_json
 from irg_rl.view.evaluated import REAL, EvaluatedRow
-from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles, number
+from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles
 from irg_rl.view.shown import Picture, ShownSegment, ShownTrajectory, png_size
+from irg_rl.view.values import number
 
 INDEX = "samples.json"
 MOST_BYTES = 64 * 2**20
@@ -54,6 +55,12 @@ def stored_rows(files: RunFiles, evaluation: str, rows: Sequence[EvaluatedRow]) 
     except UNREADABLE as error:
         files.tell(f"samples of {evaluation}", error)
         return set()
+
+
+def is_illustrated(files: RunFiles, evaluation: str) -> bool:
+    """Return whether texts and images of this evaluation were stored."""
+    places = ((evaluation + ENDING,), (evaluation, INDEX))
+    return any(files.source.path("samples", *place).is_file() for place in places)
 
 
 def _turns(files: RunFiles, evaluation: str, arm: str, row: EvaluatedRow) -> dict[int, dict[str, Any]] | None:

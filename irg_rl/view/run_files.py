@@ -4,7 +4,6 @@ A file that has not changed since the last request is not read again. No reader 
 damaged file. It returns what can be read, and adds one line to `problems`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from irg_rl.errors import InputError
 from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import METRICS, read_metrics
 from irg_rl.text_in import read_json, read_text
+from irg_rl.view.curves import Points, series
 from irg_rl.view.sources import RECIPE, Source
 
 Value = TypeVar("Value")
@@ -46,8 +46,9 @@ class Remembered(Generic[Value]):
 
 
 _metrics = Remembered(read_metrics)
-_json = Remembered(read_json)
-_yaml = Remembered(lambda path: yaml.safe_load(read_text(path)))
+_series = Remembered(lambda path: series(_metrics(path)))
+_json = Remembered(lambda path: redact(read_json(path)))
+_yaml = Remembered(lambda path: redact(yaml.safe_load(read_text(path))))
 
 
 @dataclass
@@ -65,7 +66,7 @@ class RunFiles:
             self.problems.append(line)
 
     def json(self, *parts: str) -> Any:
-        """Return the content of a JSON file, or None if it is missing or damaged."""
+        """Return the content of a JSON file without secrets, or None if it is missing or damaged."""
         try:
             path = self.source.path(*parts)
             return _json(path) if path.is_file() else None
@@ -95,7 +96,7 @@ class RunFiles:
         if not isinstance(found, dict):
             self.tell(self.source.folder / RECIPE, InputError("no mapping of settings"))
             return {}
-        return redact(found)
+        return found
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -108,21 +109,16 @@ class RunFiles:
             return []
 
     @property
+    def series(self) -> dict[str, Points]:
+        """The curves of all logged numbers, by `stage/name`."""
+        try:
+            path = self.source.path(METRICS)
+            return _series(path) if path.is_file() else {}
+        except UNREADABLE as error:
+            self.tell(self.source.folder / METRICS, error)
+            return {}
+
+    @property
     def stages(self) -> dict[str, dict[str, Any]]:
         """Stage of the run -> facts about it, such as `seconds` and `done`. Entries of another form are left out."""
-        return {name: redact(entry) for name, entry in self.mapping("stages.json").items() if isinstance(entry, dict)}
-
-
-def section(settings: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return a section of nested settings, or an empty dict if it is missing or something else."""
-    found: Any = settings
-    for name in names:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def number(value: Any) -> float | None:
-    """Return a number from a file as a float. Return None if it is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
+        return {name: entry for name, entry in self.mapping("stages.json").items() if isinstance(entry, dict)}

@@ -9,7 +9,7 @@ from irg_rl.view.curves import MOST_POINTS, Chart, CurveLine, chart_of, series, 
 
 
 def test_ticks_are_round_numbers_inside_the_range():
-    assert charts.steps(0.0, 1.0, 4) == pytest.approx([0.0, 0.5, 1.0])
+    assert charts.steps(0.0, 1.0, 4) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert charts.steps(3.0, 27.0, 5) == pytest.approx([5.0, 10.0, 15.0, 20.0, 25.0])
     assert charts.steps(2.0, 2.0, 4) == [2.0]
 
