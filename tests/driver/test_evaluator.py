@@ -139,7 +139,7 @@ def test_an_evaluation_keeps_texts_and_images_of_all_arms(run, irg_rl):
             if entry["arm"] == "real" and entry["image"]:
                 assert entry["prompt_id"] == table.prompt_ids[entry["row"]]
                 assert entry["correct"] == table.correct[entry["row"], entry["turn"]]
-                assert Image.open(io.BytesIO(entry["image"])).size == (16, 16)
+                assert Image.open(io.BytesIO(entry["image"])).size == run.recipe.sampling.image_size
 
 
 def test_an_evaluation_keeps_nothing_if_it_may_not(run):
