@@ -453,12 +453,14 @@ def leaves(data: dict, prefix: str = ""):
 
 
 OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 1e-3, str: lambda v: v + "x"}
-NO_RESULT = ("output_dir", "description", "budget_minutes", "tracking")
+NO_RESULT = ("output_dir", "description", "budget_minutes", "tracking", "rl.look_", "evaluation.keep_mb")
 
 
 def test_the_digest_leaves_out_what_does_not_change_the_result():
     same = smoke("output_dir=/elsewhere", "description=words", "tracking.wandb=false", "budget_minutes={world: 9}")
     assert same.digest() == smoke().digest() and len(same.digest()) == 12
+    looking = smoke("rl.look_every=3", "rl.look_mb=1", "evaluation.keep_mb=0")
+    assert looking.digest() == smoke().digest() and looking.rl != smoke().rl
     machine = smoke("engine.object_store_mb=2048", "sft.data_workers=4", "sft.latents=/fast/latents")
     elsewhere = smoke("engine.address=auto", "engine.placement=spread", "engine.stop_grace_s=60")
     assert machine.digest() == elsewhere.digest() == smoke().digest() and elsewhere.engine != smoke().engine

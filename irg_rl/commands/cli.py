@@ -419,6 +419,29 @@ def show(
 
 
 @app.command()
+def view(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN|FOLDER]...", help="runs, folders of runs, or folders of groups; default: ./runs"
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on 127.0.0.1; 0: any free port")] = 0,
+    browser: Annotated[bool, typer.Option("--open", help="also open the page in this machine's browser")] = False,
+) -> None:
+    """Look at runs in the browser, also while they train: curves side by side, the health of RL, samples, groups.
+
+    Prints the address of a local page. The page is made from the files of the runs alone, and follows them as they
+    grow. It shows every evaluated trajectory with its images, reflections, scores and controls, and groups of RL with
+    their advantages. The arrow keys go to the neighbours. Only this machine can open the page, and only with the whole
+    address. From another machine, use a tunnel: ssh -L 8765:127.0.0.1:8765 HOST, and --port 8765 there.
+    """
+    from irg_rl.commands.view import view as view_runs
+
+    view_runs([find_run(folder) for folder in folders or []], port, browser)
+
+
+@app.command()
 def replay(
     run: RunFolder, step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped")]
 ) -> None:

@@ -17,6 +17,7 @@ from irg_rl.evaluate.suite import REAL
 from irg_rl.model.folder import is_model_folder
 from irg_rl.presets import PRESET
 from irg_rl.prompts import read_prompts
+from irg_rl.report.kept import kept_path
 from irg_rl.task import task_of
 from irg_rl.trajectory import Prompt
 
@@ -116,6 +117,8 @@ def evaluate_target(
     used = {**measured.evaluation.settings, "split": asked.origin}
     evaluation = replace(measured.evaluation, gate=report, name=name, settings=used)
     written = evaluation.save(out or run.path("evaluation"))
+    if out is None:
+        measured.keep(kept_path(run.folder, name), settings.keep_mb)
     for arm, table in evaluation.arms.items():
         console.print(f"{arm}: accuracy per turn {shown_accuracies(table)} (n={len(table)})")
     if told := shown_preference(evaluation.arms[REAL]):

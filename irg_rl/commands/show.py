@@ -9,7 +9,7 @@ from rich.table import Table
 
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError
-from irg_rl.records import FACTS, group_folders, load_groups, step_folder
+from irg_rl.records import FACTS, LOOKS, group_folders, load_groups, look_folder, step_folder
 from irg_rl.report.strips import png, same_size, strip
 from irg_rl.trajectory import Group, TextSegment, Trajectory
 
@@ -19,8 +19,9 @@ def show_group(folder: Path, step: int | None, group: int | None) -> None:
     instead. `group` is its number, starting at 0.
 
     `folder` is a run or a folder of `irg-rl rollout`. In a run, the groups are those of RL update `step`. If `step` is
-    None, print which updates were dumped. Raises RunError if the groups of the update were not saved, if there is no
-    such group, or if `step` is given for a folder that has no updates.
+    None, print which updates were dumped. If only some groups of the update were stored (`rl.look_every`), only these
+    are shown. Raises RunError if no group of the update was stored, if there is no such group, or if `step` is given
+    for a folder that has no updates.
     """
     if (folder / FACTS).is_file():
         _show_of_rollout(folder, step, group)
@@ -29,8 +30,9 @@ def show_group(folder: Path, step: int | None, group: int | None) -> None:
     if step is None:
         console.print(f"{folder}: of the RL updates, {_dumped(run)}")
         return
-    place = step_folder(run.folder, step)
-    if not place.is_dir():
+    places = [step_folder(run.folder, step), look_folder(run.folder, step)]
+    place = next((folder for folder in places if folder.is_dir()), None)
+    if place is None:
         raise RunError(f"{folder}: step {step} was not dumped; {_dumped(run)}")
     groups = load_groups(place)
     if group is None:
@@ -107,8 +109,9 @@ def _strips(group: Group) -> bytes:
 
 
 def _dumped(run: Run) -> str:
-    names = [path.name.removeprefix("step-") for path in run.path("rollouts").glob("step-*[0-9]")]
+    folders = [path for place in ("rollouts", LOOKS) for path in run.path(place).glob("step-*[0-9]")]
+    names = {path.name.removeprefix("step-") for path in folders}
     steps = sorted(int(name) for name in names if name.isdecimal())
     if not steps:
-        return f"nothing was: set rl.dump_every, as in `irg-rl fork {run.folder} rl.dump_every=1`"
+        return f"nothing was: set rl.dump_every or rl.look_every, as in `irg-rl fork {run.folder} rl.dump_every=1`"
     return f"steps {steps[0]} to {steps[-1]} were, {len(steps)} of them"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ray
 import torch
+from ray import ObjectRef
 
 from irg_rl import stopping
 from irg_rl.algorithms.base import algorithm_of
@@ -39,10 +40,15 @@ from irg_rl.driver.scorers import scorer_specs
 from irg_rl.driver.watching import Watcher
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.prompts import PromptOrder, read_prompts
+from irg_rl.records import load_groups
+from irg_rl.report.samples import from_trajectory
 from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
 from rollouts.traffic import store_bytes
 from rollouts.worker import RolloutWorker
+
+LOGGED_TRAJECTORIES = 8
+"""Largest number of trajectories that a look at RL logs to wandb, as strips of images and as a table."""
 
 
 def rl_prompts(run: Run) -> list[Prompt]:
@@ -177,6 +183,8 @@ class Loop:
         rl = self.run.recipe.require_rl()
         if rl.dump_every and (update + 1) % rl.dump_every == 0:
             self.learners.dump([body for _, body in batch])
+        if rl.look_every and (update + 1) % rl.look_every == 0:
+            self._look([body for _, body in batch])
         training = self.learners.train([body for _, body in batch])
         while collector.busy and not training.done():
             collector.pump(0.05, update)  # with staleness > 0 sampling continues during the update
@@ -202,6 +210,17 @@ class Loop:
         if last or self.learners.updates % rl.checkpoint_every == 0:
             self._save(collector)
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
+
+    def _look(self, groups: list[ObjectRef]) -> None:
+        """Store some of the groups for `irg-rl view`, and log some of their trajectories to wandb."""
+        rl, update = self.run.recipe.require_rl(), self.learners.updates + 1
+        folder = self.learners.look(groups, rl.look_mb * 2**20 // max(1, rl.updates // rl.look_every))
+        if folder is None:
+            console.print(f"note: not one group of update {update} fits into its part of rl.look_mb {rl.look_mb}")
+            return
+        if self.run.recipe.tracking.wandb:
+            shown = [from_trajectory(t) for group in load_groups(folder) for t in group.trajectories]
+            self.tracker.log_samples("rl", update, shown[:LOGGED_TRAJECTORIES])
 
     def _save(self, collector: Collector) -> None:
         self.learners.save({"slots": collector.slots.state()})

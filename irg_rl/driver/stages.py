@@ -171,7 +171,8 @@ STAGES = (
     RunStage(
         "evaluate_sft", lambda recipe: recipe.sft is not None,
         lambda run, tracker, facts: evaluate(run, start_of(run.recipe, "evaluate_sft"), tracker, facts),
-        tuple(place for model in SFT_MODELS.values() for place in (f"evaluation/{model}.*", f"samples/{model}")),
+        tuple(place for model in SFT_MODELS.values()
+              for place in (f"evaluation/{model}.*", f"samples/{model}", f"samples/{model}.parquet")),
     ),
     RunStage(
         "rl", lambda recipe: recipe.rl is not None, _learn, model="rl", check=lambda run: check_gate_holds(run, "sft"),

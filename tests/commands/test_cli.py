@@ -16,7 +16,7 @@ from tests.paths import CONFIGS
 from tests.sft.material import initial_full, write
 
 COMMANDS = ["ls", "cp", "check", "plan", "demo", "train", "resume", "fork", "baseline", "compare", "eval", "generate",
-            "parity", "show", "replay", "report", "export", "verify"]
+            "parity", "show", "replay", "report", "export", "verify", "view"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
 
@@ -71,6 +71,7 @@ def test_no_words_at_all_give_an_overview(irg_rl):
                 "--out"]),
     ("generate", ["Think, draw, look, redraw", "may be given several times", "--preset", "irg, irg-paper,",
                   "--no-stop", "--text-scale", "--image-scale", "--size", "--system-prompt", "--out"]),
+    ("view", ["also while they train", "files of the runs alone", "The arrow keys", "ssh -L", "--port", "--open"]),
     ("report", ["Build report.html of a run again", "a run folder"]),
 ])  # fmt: skip
 def test_the_help_of_every_command_teaches(irg_rl, name, teaches):

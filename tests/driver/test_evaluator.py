@@ -1,9 +1,11 @@
 """`irg-rl eval` on a tiny run: more prompts, more samples, scores."""
 
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image
 
 from irg_rl.config import changed_recipe
 from irg_rl.driver.evaluator import Evaluator
@@ -14,6 +16,7 @@ from irg_rl.evaluate.image_statistics import STATISTICS
 from irg_rl.evaluate.outcomes import load
 from irg_rl.presets import PRESETS
 from irg_rl.prompts import write_prompts
+from irg_rl.report.kept import kept_path, load_kept
 from irg_rl.shapes_world.prompts import make_prompts
 from tests.driver.finished import TEST_PROMPTS
 from tests.rewards.servers import completion, endpoint
@@ -136,3 +139,26 @@ def test_validation_prompts_are_for_tuning_and_test_prompts_the_default(run, irg
         asked = load(run.folder / "evaluation" / f"{name}.real.parquet").prompt_ids
         assert settings["split"] == split and settings["prompts"] == len(asked) == count
         assert all(prompt.startswith(split) for prompt in asked)
+
+
+def test_an_evaluation_keeps_texts_and_images_of_all_arms(run, irg_rl):
+    """The stage of the run, and `irg-rl eval` into the run."""
+    for name in ("rl", "eval-rl-seed5"):
+        if name != "rl":
+            assert irg_rl("eval", run.folder, "--seed", 5).code == 0
+        table = load(run.folder / "evaluation" / f"{name}.real.parquet")
+        kept = load_kept(kept_path(run.folder, name), range(len(table)))
+        assert {entry["arm"] for entry in kept} == {"real", "redraw", "shuffled"}
+        assert {entry["row"] for entry in kept} == set(range(len(table)))
+        for entry in kept:
+            if entry["arm"] == "real" and entry["image"]:
+                assert entry["prompt_id"] == table.prompt_ids[entry["row"]]
+                assert entry["correct"] == table.correct[entry["row"], entry["turn"]]
+                assert Image.open(io.BytesIO(entry["image"])).size == run.recipe.sampling.image_size
+
+
+def test_an_evaluation_keeps_nothing_if_it_may_not(run):
+    path, prompts = kept_path(run.folder, "other"), prompts_of(run, "test")[:2]
+    measured = Evaluator(run, run.recipe.evaluation).evaluate(load_model(run, "rl"), "other", prompts, controls=False)
+    assert measured.keep(path, 1) == 2 and path.is_file()
+    assert measured.keep(path, 0) == 0 and not path.exists()
