@@ -39,7 +39,7 @@ HELD_OUT = "held_out/"
 REWARD = "drawn/reward"
 """Name of the metric with the mean reward of all drawn groups."""
 
-MetricsRow = Mapping[str, Any]
+LoggedRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class AlarmState:
 
 
 @dataclass(frozen=True)
-class Difference:
+class WindowDifference:
     """The difference of the means of two windows of updates, with its standard error and its degrees of freedom. The
     docstring of this module has the formulas."""
 
@@ -120,7 +120,7 @@ class Difference:
     df: int
 
     @classmethod
-    def between(cls, first: Sequence[float], latest: Sequence[float]) -> "Difference":
+    def between(cls, first: Sequence[float], latest: Sequence[float]) -> "WindowDifference":
         """Return the difference between the values `first` and the values `latest`, with at least two values each."""
         x, y = np.asarray(first, float), np.asarray(latest, float)
         parts = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
@@ -153,7 +153,7 @@ class Watch:
         self.latest: dict[str, deque[float]] = {}  # metric -> its latest values; the first ones are not among them
         self.rang: dict[tuple[str, str], int] = {}  # alarm and metric -> last update after which it rang
 
-    def see(self, update: int, row: MetricsRow) -> list[AlarmState]:
+    def see(self, update: int, row: LoggedRow) -> list[AlarmState]:
         """Take the metrics of update number `update`. Return the states of all alarms that have enough values. Alarms
         with `do: off` have no state. A value that is missing, null or nan is left out."""
         watched = {signal.metric for signal in SIGNALS.values()} | {REWARD}
@@ -178,11 +178,11 @@ class Watch:
         state = self._drift(name, SIGNALS[name], update, settings)
         return [] if state is None else [state]
 
-    def _difference(self, metric: str) -> Difference | None:
+    def _difference(self, metric: str) -> WindowDifference | None:
         """Return the difference between the two windows of a metric, or None if there are too few values."""
         if len(self.latest.get(metric, ())) < FEWEST:
             return None
-        return Difference.between(self.first[metric], list(self.latest[metric]))
+        return WindowDifference.between(self.first[metric], list(self.latest[metric]))
 
     def _held_out(self, metric: str, update: int, settings: Alarm) -> AlarmState | None:
         found, reward = self._difference(metric), self._difference(REWARD)
@@ -233,7 +233,7 @@ def metrics_of(states: Sequence[AlarmState]) -> dict[str, float]:
     return logged | {"alarm/ringing": float(sum(state.rings for state in states))} if states else {}
 
 
-def beginnings(rows: Sequence[MetricsRow], settings: AlarmsRecipe) -> list[AlarmState]:
+def beginnings(rows: Sequence[LoggedRow], settings: AlarmsRecipe) -> list[AlarmState]:
     """Return the states in which an alarm began to ring, in the order of the updates. `rows` are the lines of
     metrics.jsonl of stage `rl`."""
     watch = Watch(settings)

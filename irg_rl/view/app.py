@@ -19,7 +19,7 @@ from irg_rl.view.filters import SHOWN, SORTS, Filter, counts
 from irg_rl.view.groups import StoredGroup, group_folders, pixels, read_groups
 from irg_rl.view.listing import accuracy, has_small_images, run_line, stage_lines
 from irg_rl.view.run_files import RunFiles
-from irg_rl.view.sources import Library, Source
+from irg_rl.view.sources import Library, RunSource
 from irg_rl.view.words import (
     folder_address,
     group_address,
@@ -230,7 +230,7 @@ class Pages:
             "has_report": source.is_run and (source.folder / "report.html").is_file(),
         }  # fmt: skip
 
-    def _source(self, name: str) -> Source:
+    def _source(self, name: str) -> RunSource:
         found = self.library.sources()
         if name not in found:
             raise InputError(f"{name}: no such run in the given folders")

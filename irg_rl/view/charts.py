@@ -18,7 +18,7 @@ LOG_RATIO = 30.0
 
 
 @dataclass(frozen=True)
-class Tick:
+class AxisTick:
     """A number of an axis: its place in the SVG, and its text."""
 
     place: float
@@ -26,7 +26,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ChartDrawing:
     """One line of a drawn chart. `pale` is the path of the single points, or empty. `path` is the path of the line, and
     `last` is the text of its last value."""
 
@@ -38,25 +38,25 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ChartImage:
     """A chart, ready for the template. `data` is JSON for the script: the points of all lines in values and in
     places."""
 
     title: str
     x_label: str
-    lines: list[Drawn]
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
+    lines: list[ChartDrawing]
+    x_ticks: list[AxisTick]
+    y_ticks: list[AxisTick]
     data: str
 
     width, height, left, right, top, bottom = WIDTH, HEIGHT, LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
 
 
-def draw(chart: Chart) -> Picture:
+def draw(chart: Chart) -> ChartImage:
     """Return the chart with all places computed. A chart without points has no lines and no ticks."""
     points = [point for line in chart.lines for point in line.points]
     if not points:
-        return Picture(chart.title, chart.x_label, [], [], [], "[]")
+        return ChartImage(chart.title, chart.x_label, [], [], [], "[]")
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
     values = [y for _, y in points]
     is_log = chart.log_scale and min(values) > 0 and max(values) / min(values) >= LOG_RATIO
@@ -75,7 +75,7 @@ def draw(chart: Chart) -> Picture:
         css = f"c{line.colour % COLOURS} d{line.dash % DASHES}"
         pale = _path([(at_x(x), at_y(y)) for x, y in line.points]) if smoothed is not line.points else ""
         path = _path([(at_x(x), at_y(y)) for x, y in smoothed])
-        lines.append(Drawn(line.label, css, path, pale, shown(line.points[-1][1])))
+        lines.append(ChartDrawing(line.label, css, path, pale, shown(line.points[-1][1])))
         data.append({
             "label": line.label, "css": css,
             "points": [[round(at_x(x), 1), round(at_y(y), 1), x, shown(y)] for x, y in line.points],
@@ -84,10 +84,10 @@ def draw(chart: Chart) -> Picture:
     y_ticks = [10.0**e for e in exponents] if is_log and len(exponents) > 1 else None
     if y_ticks is None:
         y_ticks = [10**t if is_log else t for t in steps(low_y, high_y, 4)]
-    return Picture(
+    return ChartImage(
         chart.title, chart.x_label, lines,
-        [Tick(at_x(x), shown(x)) for x in steps(low_x, high_x, 5) if low_x <= x <= high_x],
-        [Tick(at_y(y), shown(y)) for y in y_ticks if low_y <= scale(y) <= high_y],
+        [AxisTick(at_x(x), shown(x)) for x in steps(low_x, high_x, 5) if low_x <= x <= high_x],
+        [AxisTick(at_y(y), shown(y)) for y in y_ticks if low_y <= scale(y) <= high_y],
         json.dumps(data),
     )  # fmt: skip
 

@@ -20,14 +20,14 @@ from irg_rl.errors import InputError
 from irg_rl.report.strips import png
 from irg_rl.text_in import parse_json, read_text
 from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles
-from irg_rl.view.shown import Picture, ShownSegment, ShownTrajectory
+from irg_rl.view.shown import ShownImage, ShownSegment, ShownTrajectory
 from irg_rl.view.sources import GROUPS
 from irg_rl.view.values import number, section
 
 TENSORS = "tensors.safetensors"
 FORMAT = 1
 PATTERNS = ("looks/*/groups.json", "rollouts/*/groups.json", "*/groups.json", "groups.json")
-Kind = tuple[str, int]
+GroupKind = tuple[str, int]
 """A kind of segment: its modality (text or image) and its turn, counted from 0."""
 
 
@@ -59,9 +59,9 @@ class StoredGroup:
     def siblings(self) -> list[dict[str, Any]]:
         return self.entry["trajectories"]
 
-    def advantages(self) -> dict[Kind, list[float]]:
+    def advantages(self) -> dict[GroupKind, list[float]]:
         """Return kind of segment -> advantages of the group's different segments of this kind."""
-        found: dict[Kind, list[float]] = {}
+        found: dict[GroupKind, list[float]] = {}
         for place in dict.fromkeys(place for sibling in self.siblings for place in sibling["segments"]):
             segment = self.segments[place]
             value = number(segment.get("advantage"))
@@ -124,7 +124,7 @@ class StoredGroup:
                 advantage=advantage, shared=shared,
             )  # fmt: skip
         address = urlencode({"folder": self.folder, "group": self.place, "segment": place})
-        picture = Picture(f"segment?{address}", *self.sizes[place]) if place in self.sizes else None
+        picture = ShownImage(f"segment?{address}", *self.sizes[place]) if place in self.sizes else None
         own = {name: number(values[turn]) for name, values in sibling["rewards"].items() if turn < len(values)}
         verdict = own.get("verifier")
         return ShownSegment(
@@ -197,9 +197,9 @@ def reward_weights(recipe: dict[str, Any]) -> dict[str, float]:
     return weights
 
 
-def advantage_spread(groups: Sequence[StoredGroup]) -> dict[Kind, float]:
+def advantage_spread(groups: Sequence[StoredGroup]) -> dict[GroupKind, float]:
     """Return kind of segment -> standard deviation of the advantages of all groups together."""
-    values: dict[Kind, list[float]] = {}
+    values: dict[GroupKind, list[float]] = {}
     for group in groups:
         for kind, found in group.advantages().items():
             values.setdefault(kind, []).extend(found)

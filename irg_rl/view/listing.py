@@ -9,7 +9,7 @@ from irg_rl.view.evaluated import evaluation_names
 from irg_rl.view.groups import group_folders
 from irg_rl.view.run_files import RunFiles
 from irg_rl.view.shown import SMALL_SIDE
-from irg_rl.view.sources import Source
+from irg_rl.view.sources import RunSource
 from irg_rl.view.values import number, section
 from irg_rl.view.words import ago
 
@@ -18,7 +18,7 @@ from irg_rl.view.words import ago
 class RunLine:
     """One line of the list of runs."""
 
-    source: Source
+    source: RunSource
     state: str
     updates: int
     reward: float | None
@@ -32,7 +32,7 @@ class RunLine:
         return ago(self.written)
 
 
-def run_line(source: Source) -> RunLine:
+def run_line(source: RunSource) -> RunLine:
     files = RunFiles(source)
     if not source.is_run:
         return RunLine(source, f"{len(group_folders(files))} folders of groups", 0, None, None, "", 0.0, "")

@@ -18,7 +18,7 @@ from irg_rl.report.kept import ENDING, load_kept
 from irg_rl.text_in import read_json
 from irg_rl.view.evaluated import REAL, EvaluatedRow
 from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles
-from irg_rl.view.shown import Picture, ShownSegment, ShownTrajectory, png_size
+from irg_rl.view.shown import ShownImage, ShownSegment, ShownTrajectory, png_size
 from irg_rl.view.values import number
 
 INDEX = "samples.json"
@@ -87,7 +87,7 @@ def _segments(
             })  # fmt: skip
             segments.append(
                 ShownSegment(
-                    turn, picture=Picture(f"picture?{address}", *png_size(content["image"])), is_text=False,
+                    turn, picture=ShownImage(f"picture?{address}", *png_size(content["image"])), is_text=False,
                     correct=content["correct"], score=number(content["score"]),
                     scores={str(name): number(value) for name, value in content["rewards"].items()},
                 )

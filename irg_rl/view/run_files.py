@@ -16,7 +16,7 @@ from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import METRICS, read_metrics
 from irg_rl.text_in import read_json, read_text
 from irg_rl.view.curves import Points, series
-from irg_rl.view.sources import RECIPE, Source
+from irg_rl.view.sources import RECIPE, RunSource
 
 Value = TypeVar("Value")
 REMEMBERED = 512
@@ -55,7 +55,7 @@ _yaml = Remembered(lambda path: redact(yaml.safe_load(read_text(path))))
 class RunFiles:
     """The files of one run, as one page needs them. `problems` has one line for each file that cannot be read."""
 
-    source: Source
+    source: RunSource
     problems: list[str] = field(default_factory=list)
 
     def tell(self, path: Path | str, error: Exception) -> None:

@@ -35,7 +35,7 @@ HEADERS = {
     "Cache-Control": "no-cache, private",
 }
 TYPES = {"style.css": "text/css", "script.js": "text/javascript"}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RouteHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def new_token() -> str:
@@ -74,7 +74,7 @@ def make_app(pages: Pages, token: str) -> web.Application:
     return app
 
 
-def _handler(make: Callable[[web.Request], str | bytes]) -> Handler:
+def _handler(make: Callable[[web.Request], str | bytes]) -> RouteHandler:
     """Return a handler that answers with a page (text) or an image (bytes). The browser asks again and again for the
     same page. It gets the answer 304 if the page has not changed."""
 
@@ -99,7 +99,7 @@ def _guard(pages: Pages, token: str):
     line, and adds the security headers."""
 
     @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def guard(request: web.Request, handler: RouteHandler) -> web.StreamResponse:
         response = _refusal(request, token)
         if response is None:
             try:

@@ -11,7 +11,7 @@ SMALL_SIDE = 256
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """An image with its address on the page, and its size in pixels."""
 
     address: str
@@ -32,7 +32,7 @@ class ShownSegment:
 
     turn: int
     text: str = ""
-    picture: Picture | None = None
+    picture: ShownImage | None = None
     is_text: bool = True
     finished: bool = True
     correct: bool | None = None

@@ -23,7 +23,7 @@ MOST_FOLDERS = 20_000
 
 
 @dataclass(frozen=True)
-class Source:
+class RunSource:
     """A run folder or a folder of groups. `name` identifies it in addresses of the page. `folder` is its resolved path.
     `roots` are the resolved folders that the user gave; only files inside them are read."""
 
@@ -67,7 +67,7 @@ class Library:
                 raise InputError(f"{path}: no such folder; give a run, a folder of runs, or a folder of groups")
         self.roots = tuple(dict.fromkeys(path.resolve() for path in given))
 
-    def sources(self) -> dict[str, Source]:
+    def sources(self) -> dict[str, RunSource]:
         """Return name -> source, sorted by name.
 
         The name of a given folder is its last part. The name of a folder inside a given folder is the path from there,
@@ -84,7 +84,7 @@ class Library:
             name = short if often[short] == 1 else "~".join(folder.parts[-2 - short.count("~") :]).strip("/")
             while name in sources:
                 name += "+"
-            sources[name] = Source(name, folder, self.roots, is_run)
+            sources[name] = RunSource(name, folder, self.roots, is_run)
         return dict(sorted(sources.items()))
 
 

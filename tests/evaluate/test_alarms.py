@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from irg_rl.config.alarms import Alarm, AlarmsRecipe
-from irg_rl.evaluate.alarms import SIGNALS, AlarmState, Difference, Watch, beginnings, metrics_of
+from irg_rl.evaluate.alarms import SIGNALS, AlarmState, Watch, WindowDifference, beginnings, metrics_of
 
 START = {
     "drawn/reward": (0.6, 0.03), "drawn/spread": (0.7, 0.05), "held_out/right": (0.5, 0.03),
@@ -146,9 +146,9 @@ def test_the_logged_numbers_are_multiples_of_the_threshold():
 
 def test_the_difference_of_two_windows_is_welch_s():
     """Variances 4/3 and 32/3 of four values each: s^2 = 1/3 + 8/3 = 3, df = 9 / ((1/9 + 64/9) / 3) = 3.7."""
-    found = Difference.between([1.0, 1.0, 3.0, 3.0], [0.0, 4.0, 4.0, 8.0])
+    found = WindowDifference.between([1.0, 1.0, 3.0, 3.0], [0.0, 4.0, 4.0, 8.0])
     assert (found.before, found.now, found.change) == (2.0, 4.0, 2.0)
     assert (found.error, found.df) == (pytest.approx(3**0.5), 3)
-    equal = Difference.between([0.5] * 4, [0.5] * 4)
+    equal = WindowDifference.between([0.5] * 4, [0.5] * 4)
     assert (equal.errors, equal.is_clear(0.99)) == (0.0, False)
-    assert Difference.between([0.5] * 4, [0.25] * 4).errors == -np.inf
+    assert WindowDifference.between([0.5] * 4, [0.25] * 4).errors == -np.inf
