@@ -18,7 +18,8 @@ from irg_rl.task import task_of
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 RECIPE = "shapes-rl"
 SETTINGS = (
-    "name=demo", "description=Two trained models that come with the program", "tracking.wandb=false",
+    "name=demo", "budget_minutes={}", "tracking.wandb=false",
+    "description=Two trained models that come with the program. 24 prompts are too few to pass or fail the gate.",
     "evaluation.prompts=24", "evaluation.strips=24",
     "rewards.scorers=[{name: verifier, kind: verifier, weight: 1.0, options: {right: 0.5}}, "
     "{name: truth, kind: verifier, of: reflection, weight: 1.0}, {name: edit, kind: verifier, of: edit, weight: 1.0}]",

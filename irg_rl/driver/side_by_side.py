@@ -73,7 +73,9 @@ def show_side_by_side(folders: Sequence[Path], out: Path | None = None, split: s
     write_json(folder / f"{FOLDER}.json", {"kind": FOLDER, "rows": rows, "settings": settings})
     text = to_markdown(standings, names, settings)
     (folder / f"{FOLDER}.md").write_text(text, encoding="utf-8")
-    plate = _plate(standings, [reward_curve(run) for run in runs], f"{len(tables[0])} trajectories, {split or 'own'}")
+    curves = [] if rewards_differ(settings) else [reward_curve(run) for run in runs]
+    stamp = f"{len(tables[0])} trajectories of the split {split or runs[0].recipe.evaluation.split}"
+    plate = _plate(standings, curves, stamp)
     (folder / f"{FOLDER}.png").write_bytes(plate.png)
     console.print(text, soft_wrap=True)
     return folder
@@ -117,6 +119,11 @@ def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[object]]:
     return {name: [_value(recipe, name) for recipe in recipes] for name in sorted(names)}
 
 
+def rewards_differ(settings: dict[str, list[object]]) -> bool:
+    """Return whether the runs have different rewards. Then their curves cannot be compared, and are not drawn."""
+    return any(name.partition(".")[0] == "rewards" for name in settings)
+
+
 def reward_curve(run: Run) -> list[tuple[int, float]]:
     """Return (update, mean reward of the last images) for every RL update that logged it."""
     rows = [row for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl"]
@@ -141,7 +148,8 @@ def to_markdown(standings: Sequence[RunStanding], names: Sequence[str], settings
         table(["setting", *names], [[name, *map(_shown, values)] for name, values in settings.items()])
         if settings else "none",
         "All intervals: 95 %, clustered by set of constraints. Differences are paired by set. Each run is one run: no "
-        "interval says how another seed would do.",
+        "interval says how another seed would do."
+        + " The runs have different rewards, so the figure has no curves of them." * rewards_differ(settings),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -170,13 +178,14 @@ def _plate(standings: Sequence[RunStanding], curves: Sequence[list[tuple[int, fl
     panels = {"right, by turn": right}
     rewards = [
         PlateLine(standing.name, *_thinned(curve), colour=number)
-        for number, (standing, curve) in enumerate(zip(standings, curves)) if curve
+        for number, (standing, curve) in enumerate(zip(standings, curves or [[]] * len(standings))) if curve
     ]  # fmt: skip
     if rewards:
         panels["reward of last images, by RL update"] = rewards
     return lines_plate(
-        FOLDER, "Runs side by side", "", stamp, panels, x_label="turn or update", y_label="share or reward"
-    )
+        FOLDER, "Runs side by side", "", stamp, panels, x_label="turn or update", y_label="share or reward",
+        whole_x=True,
+    )  # fmt: skip
 
 
 def _thinned(curve: Sequence[tuple[int, float]]) -> tuple[list[float], list[Measure]]:

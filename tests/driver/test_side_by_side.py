@@ -13,6 +13,11 @@ from tests.evaluate.tables import build
 TWICE = [f"p{number // 2}" for number in range(40)]
 
 
+def width(folder) -> int:
+    """Width of the figure, which has one panel or two."""
+    return Image.open(folder / "side_by_side.png").width
+
+
 def content(folder):
     return json.loads((folder / "side_by_side.json").read_text())
 
@@ -41,8 +46,11 @@ def test_the_curves_of_rl_are_overlaid_and_a_run_without_rl_has_none(evaluated, 
     assert answer.code == 0, answer.err
     other.path("metrics.jsonl").unlink()
     assert irg_rl("compare", one.folder, other.folder, "--out", tmp_path / "without").code == 0
-    widths = [Image.open(tmp_path / name / "side_by_side.png").width for name in ("with", "without")]
-    assert widths[0] > 1.4 * widths[1]  # a second panel
+    paid = evaluated(1, "rewards.combine=zscore_sum", "rl.credit=trajectory")
+    paid.path("metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer = irg_rl("compare", one.folder, paid.folder, "--out", tmp_path / "other rewards")
+    assert answer.code == 0 and "different rewards, so the figure has no curves" in answer.out
+    assert width(tmp_path / "other rewards") == width(tmp_path / "without") < width(tmp_path / "with") / 1.4
 
 
 def test_only_prompts_that_all_runs_have_are_compared(evaluated, irg_rl):  # noqa: F811
