@@ -18,7 +18,8 @@ from irg_rl.task import task_of
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 RECIPE = "shapes-rl"
 SETTINGS = (
-    "name=demo", "budget_minutes={}", "tracking.wandb=false",
+    "name=demo", "tracking.wandb=false",
+    "budget_minutes.evaluate_sft=0.2", "budget_minutes.rl=1.5", "budget_minutes.evaluate_rl=0.2",
     "description=Two trained models that come with the program. 24 prompts are too few to pass or fail the gate.",
     "evaluation.prompts=24", "evaluation.strips=24",
     "rewards.scorers=[{name: verifier, kind: verifier, weight: 1.0, options: {right: 0.5}}, "
@@ -26,7 +27,8 @@ SETTINGS = (
 )  # fmt: skip
 """What the demo changes in the recipe: few prompts, and no scorers that have to be trained first."""
 SHORT_RL = ("rl.updates=10", "rl.groups=16", "rl.groups_per_batch=16")
-"""What the demo changes in RL, so that it ends within three minutes of CPU time."""
+"""What the demo changes in RL, so that it takes a minute and a half. So few updates show how RL runs, not that it
+learns."""
 TRAIN_PROMPTS = 1000
 
 
