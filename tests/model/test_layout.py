@@ -29,6 +29,15 @@ def test_the_worked_example_of_a_refined_image():
     assert positions[_tokens(row, noise)].unique().tolist() == [948]
 
 
+@pytest.mark.parametrize(("kind", "moved"), [(Kind.TEXT, 7), (Kind.CLEAN, 1), (Kind.VIT, 1), (Kind.NOISE, 0)])
+def test_what_follows_a_block_moves_by_a_text_in_tokens_by_an_image_by_one_and_by_noise_not_at_all(kind, moved):
+    """Change: the noise of an image moved what follows it. At inference nothing does: the clean image takes its
+    place."""
+    row = Layout()
+    block = row.blocks[row.add(kind, 5, row.add(Kind.TEXT, 3))]
+    assert (block.start, block.next_position) == (5, 5 + moved)
+
+
 def test_boundary_tokens_of_images_belong_to_the_understanding_expert():
     row = Layout()
     text = row.add(Kind.TEXT, 1)

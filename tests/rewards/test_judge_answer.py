@@ -23,6 +23,12 @@ def test_a_token_is_known_in_what_tokenizers_make_of_it(token):
     assert probability(completion("Yes", top), WORDS) == pytest.approx(2 / 3)
 
 
+def test_the_probabilities_of_all_spellings_are_added():
+    """Change: the last spelling alone counted."""
+    top = {"Yes": math.log(0.3), " yes": math.log(0.2), "No": math.log(0.15), " no": math.log(0.1)}
+    assert probability(completion("Yes", top), WORDS) == pytest.approx(0.5 / 0.75)
+
+
 def test_a_token_given_as_bytes_is_read():
     answer = spoken("Yes", ("Yes", {"Yes": math.log(0.6)}))
     entry = answer["choices"][0]["logprobs"]["content"][0]

@@ -65,6 +65,14 @@ def test_a_half_drawn_object_is_not_taken_for_a_whole_one():
     assert read(picture).objects == () and read(picture).unclear == ("center",)
 
 
+@pytest.mark.parametrize("color", ["green", "purple"])
+def test_a_quarter_is_missed_even_where_the_color_is_near_the_background(color):
+    """Change: all of a cell's energy could stay unexplained, so that the limit for strong colours alone was left."""
+    picture = render(Scene(BACKGROUNDS[1], (Object("square", color, "large", "center"),)))
+    picture[8:12, 8:12] = BACKGROUNDS[1]
+    assert read(picture).objects == () and read(picture).unclear == ("center",)
+
+
 def test_noise_alone_is_never_an_object():
     noise = np.random.default_rng(0).integers(0, 256, (50, 24, 24, 3)).astype(np.uint8)
     assert all(not reading.objects for reading in read_batch(noise))
