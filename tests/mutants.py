@@ -4,11 +4,11 @@
 
 The mutants stand in tests/mutant_list.py. A mutant is *found* if one of its tests fails, *timed out* if its tests do
 not end (this counts as found), and *survived* if they pass. It is *broken* if the code that it changes or its tests are
-gone.
+gone, or if they fail without it.
 
 Results are appended to runs/mutants.jsonl. A mutant with a result there is not run again, as long as its line, its file
-and its test files stay as they were. So an interrupted run goes on where it stopped. The exit status is 1 if a mutant
-has survived or is broken. This takes about an hour on one core and is not part of CI.
+and its test files stay as they were; only one that was broken is. So an interrupted run goes on where it stopped. The
+exit status is 1 if a mutant has survived or is broken. This takes about an hour on one core and is not part of CI.
 """
 
 import argparse
@@ -94,7 +94,8 @@ def run(
     """Yield the result of every mutant of the repository `root`: first the results that are already in the file
     `results`, then those of the others, which are appended to this file. Each of the `jobs` threads has a copy of the
     repository. Tests are first run once without a mutant: a mutant whose tests fail even so is broken, not found."""
-    known, keys = read(results), {mutant.name: key_of(mutant, root) for mutant in mutants}
+    keys = {mutant.name: key_of(mutant, root) for mutant in mutants}
+    known = {key: result for key, result in read(results).items() if result.outcome != Outcome.BROKEN}
     yield from (known[key] for key in keys.values() if key in known)
     todo = [mutant for mutant in mutants if keys[mutant.name] not in known]
     if not todo:
@@ -142,8 +143,7 @@ def outcome_of(mutant: Mutant, tree: Path, longest_s: float = LONGEST_S) -> tupl
     finally:
         file.write_text(text, encoding="utf-8")
         os.utime(file, ns=times)  # a compiled file is used only if it has this time, so the mutant's is not
-    lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))] or said.splitlines()[-1:]
-    told = lines[0][:200] if lines else ""
+    told = first_failure(said)[:200]
     if code is None:
         return Outcome.TIMED_OUT, f"after {longest_s:g} s"
     if code == ExitCode.OK:
@@ -155,8 +155,14 @@ def outcome_of(mutant: Mutant, tree: Path, longest_s: float = LONGEST_S) -> tupl
 def failure_of(tests: Sequence[str], tree: Path, longest_s: float) -> str:
     """Return why the tests do not pass in the copy `tree` without a mutant, or an empty text if they pass."""
     code, said = run_tests(tests, tree, longest_s)
-    last = said.splitlines()[-1:] or [f"no end after {longest_s:g} s"]
-    return "" if code == ExitCode.OK else f"its tests fail without it: {last[0]}"[:200]
+    told = first_failure(said) or f"no end after {longest_s:g} s"
+    return "" if code == ExitCode.OK else f"its tests fail without it: {told}"[:200]
+
+
+def first_failure(said: str) -> str:
+    """Return the line of pytest's output that names the first failed test. If there is none, return the last line."""
+    lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))] or said.splitlines()[-1:]
+    return lines[0] if lines else ""
 
 
 def run_tests(tests: Sequence[str], tree: Path, longest_s: float) -> tuple[int | None, str]:
