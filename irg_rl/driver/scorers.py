@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from irg_rl.config import Recipe, ScorerRecipe
-from irg_rl.config.rewards import WITH_MODEL
+from irg_rl.config.rewards import JUDGE_KINDS, WITH_MODEL
 from irg_rl.driver.prepare import as_world
 from irg_rl.errors import InputError
 from irg_rl.task import Pixels, task_of
@@ -42,7 +42,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
     """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     spec |= {"of": scorer.of, "when": scorer.when}
-    if scorer.kind == "judge":
+    if scorer.kind in JUDGE_KINDS:
         options = {
             "base_url": scorer.base_url or judge_url, "model": scorer.model, "timeout": scorer.timeout_s,
             "concurrency": scorer.concurrency, "api_key_env": scorer.api_key_env or "",
