@@ -72,6 +72,6 @@ def require_answer(client: JudgeClient, text: str, form: AnswerForm) -> None:
     """Ask a judge one question about a grey image. Raises ScorerUnavailable if no usable answer comes."""
     grey = to_png(np.full((64, 64, 3), 128, dtype=np.uint8))
     try:
-        client.ask(Question(text, (grey,), form))
+        client.ask(Question(text, (grey,), form), is_remembered=False)
     except JudgeFailure as failure:
         raise ScorerUnavailable(f"{failure}. Start it, or correct base_url, and resume") from failure

@@ -125,12 +125,13 @@ class JudgeClient:
         except (JudgeFailure, ScorerUnavailable) as failure:
             return failure
 
-    def ask(self, question: Question) -> float:
-        """Return the score of the judge's answer, in [0, 1]. The form of the question reads it. Raises JudgeFailure if
+    def ask(self, question: Question, is_remembered: bool = True) -> float:
+        """Return the score of the judge's answer, in [0, 1]. The form of the question reads it. If the question was
+        answered before, the answer comes from the cache, unless `is_remembered` is False. Raises JudgeFailure if
         there is no usable answer after the last retry. Raises ScorerUnavailable if no retry can help, because the
         endpoint refuses the key, the path or the model."""
         assert question.form is not None, "a question without a form is for chat"
-        known = self.cache.get(self._key(question))
+        known = self.cache.get(self._key(question)) if is_remembered else None
         if known is not None:
             return known
         value = parse_answer(self._post(question), question.form)

@@ -364,15 +364,18 @@ def test_a_server_with_few_alternatives_is_asked_for_few():
 def test_answers_on_disk_are_those_of_the_question_the_images_the_model_and_the_form(tmp_path):
     with endpoint(always(200, completion("yes"))) as (url, requests):
         kept = {"cache_folder": str(tmp_path), "model": "m", **FAST}
+        JudgeScorer(url, **kept).check()
         assert JudgeScorer(url, **kept).score([image(1)], [PROMPT]) == [1.0]
         assert JudgeScorer(url, **kept).score([image(1)], [PROMPT]) == [1.0]
-        assert len(requests) == 1
+        assert len(requests) == 2
         for other in ({"model": "n"}, {"question": "{prompt}? Answer yes or no."}, {"max_tokens": 9}):
             JudgeScorer(url, **kept | other).score([image(1)], [PROMPT])
         JudgeScorer(url, **kept).score([image(2)], [PROMPT])
         assert JudgeScorer(url, answer="grade", question="{prompt}?", **kept).score([image(1)], [PROMPT]) == [None]
-        assert len(requests) == 6
+        assert len(requests) == 7
     dead = JudgeScorer(url, retries=0, **kept)
+    with pytest.raises(ScorerUnavailable, match="Connection refused"):
+        dead.check()
     assert dead.score([image(1), image(3)], [PROMPT] * 2) == [1.0, None]
 
 
