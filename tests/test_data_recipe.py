@@ -75,8 +75,8 @@ def test_a_recipe_that_is_not_there_is_named():
 
 
 def test_an_override_that_cannot_be_applied_is_named():
-    with pytest.raises(RecipeError, match="'budget.calls.x=1': cannot be applied"):
-        load_data_recipe("irgl", ["budget.calls.x=1"])
+    with pytest.raises(RecipeError, match=r"'prompts.exclude.x=1': cannot be applied"):
+        load_data_recipe("irgl", ["prompts.exclude.x=1"])
 
 
 def test_a_short_name_of_training_recipes_is_none_here():
