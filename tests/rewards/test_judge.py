@@ -241,7 +241,8 @@ def test_a_judge_without_log_probabilities_is_asked_again_without_and_remembered
         assert judge.score([image(1), image(2), image(3)], [PROMPT] * 3) == [1.0, 1.0, 1.0]
         assert len(requests) == 4
     assert len(caplog.messages) == 1
-    assert "without logprobs, top_logprobs: its scores are 1 or 0, or whole grades (unknown field: logprobs)" in caplog.text
+    said = "without logprobs, top_logprobs: its scores are 1 or 0, or whole grades (unknown field: logprobs)"
+    assert said in caplog.text
 
 
 def test_a_judge_that_counts_completion_tokens_gets_its_own_field():
