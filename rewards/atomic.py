@@ -31,7 +31,8 @@ class AtomicScorer(ABC):
 
     def __init__(self, name: str, client: JudgeClient, aggregate: Aggregate) -> None:
         self.name, self.last_error = name, ""
-        self.client, self.aggregate = client, aggregate
+        self.client = client
+        self.aggregate: Aggregate = aggregate
 
     @abstractmethod
     def atoms(self, prompts: Sequence[Prompt]) -> list[list[Atom] | NoAtoms]:
@@ -51,9 +52,7 @@ class AtomicScorer(ABC):
             for questions, atoms in zip(asked, found, strict=True)
         ]
 
-    def _score(
-        self, answers: Sequence[float | JudgeFailure | ScorerUnavailable], atoms: list[Atom] | NoAtoms
-    ) -> Score:
+    def _score(self, answers: Sequence[float | JudgeFailure | ScorerUnavailable], atoms: list[Atom] | NoAtoms) -> Score:
         if isinstance(atoms, NoAtoms):
             self.last_error = str(atoms)
             return None

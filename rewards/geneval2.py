@@ -26,11 +26,9 @@ class GenEval2Scorer(AtomicScorer):
     explains all other settings.
     """
 
-    def __init__(
-        self, base_url: str, name: str = "geneval2", aggregate: Aggregate = "mean", **connection: Any
-    ) -> None:
-        client = connect(base_url, **{"top_logprobs": RightWord.alternatives, "max_tokens": 1} | connection)
-        super().__init__(name, client, aggregate)
+    def __init__(self, base_url: str, name: str = "geneval2", aggregate: Aggregate = "mean", **connection: Any) -> None:
+        usual: dict[str, Any] = {"top_logprobs": RightWord.alternatives, "max_tokens": 1}
+        super().__init__(name, connect(base_url, **(usual | connection)), aggregate)
 
     def check(self) -> None:
         """Ask one question about a grey image. Raises ScorerUnavailable if no usable answer comes."""
@@ -44,8 +42,8 @@ class GenEval2Scorer(AtomicScorer):
 def atoms_of(prompt: Prompt) -> list[Atom] | NoAtoms:
     """Return the questions in the metadata of a prompt, or why there are none."""
     pairs = prompt.metadata.get(FIELD)
-    is_list = isinstance(pairs, list | tuple) and 0 < len(pairs) <= MOST_QUESTIONS
-    if not is_list or not all(_is_pair(pair) for pair in pairs):
+    is_list = isinstance(pairs, list | tuple)
+    if not is_list or not 0 < len(pairs) <= MOST_QUESTIONS or not all(_is_pair(pair) for pair in pairs):
         return NoAtoms(
             f"prompt {prompt.id!r} has no metadata field {FIELD!r} with 1 to {MOST_QUESTIONS} pairs of question and "
             "answer: limit the scorer to other prompts with `when`"

@@ -50,7 +50,8 @@ class JudgeScorer(QuestionScorer):
         **connection: Any,
     ) -> None:
         super().__init__(name, answer, question, reflection_question, edit_question)
-        self.client = connect(base_url, **{"top_logprobs": self.form.alternatives} | connection)
+        connection.setdefault("top_logprobs", self.form.alternatives)
+        self.client = connect(base_url, **connection)
 
     def check(self) -> None:
         """Ask one question about a grey image. Raises ScorerUnavailable if no usable answer comes."""

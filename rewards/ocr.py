@@ -94,7 +94,8 @@ class OcrScorer:
 
     @cached_property
     def _engine(self) -> Any:
-        from rapidocr import RapidOCR  # an optional package, and importing it takes seconds
+        # an optional package, and importing it takes seconds
+        from rapidocr import RapidOCR  # pyright: ignore[reportMissingImports]
 
         return RapidOCR()
 

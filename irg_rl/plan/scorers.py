@@ -76,9 +76,10 @@ def _pickscore(scorer: ScorerRecipe, path: Path, _: tuple[int, int]) -> ScorerMe
     from rewards.released import DTYPES
 
     dtype, batch = DTYPES[_setting(scorer, PickScorer, "precision")], _setting(scorer, PickScorer, "batch_size")
-    config = CLIPConfig.from_pretrained(path, local_files_only=True)
+    config: Any = CLIPConfig.from_pretrained(path, local_files_only=True)  # its parts are declared as dicts
     with torch.device("meta"):
-        model = CLIPModel(config).to(dtype).eval()
+        model: Any = CLIPModel(config)
+        model.to(dtype).eval()
         side = config.vision_config.image_size
         images = torch.empty(batch, 3, side, side, dtype=dtype)
         texts = torch.zeros(batch, config.text_config.max_position_embeddings, dtype=torch.long)
