@@ -8,11 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
 
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Score, ScorerUnavailable, require_pairs
 
 PACKAGES = ("rapidocr", "onnxruntime")
+TESTED = "open"
+"""The text that `OcrScorer.check` writes and reads."""
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 
 
@@ -69,8 +73,11 @@ class OcrScorer:
                 raise ScorerUnavailable(f"the package {package} is not installed: pip install 'irg-rl[ocr]'")
 
     def check(self) -> None:
-        """Load the models that read text. Raises ScorerUnavailable if they are not there."""
-        self.read(np.full((64, 64, 3), 255, dtype=np.uint8))
+        """Read a text that was just written. The package loads the model that reads letters only if there are some.
+        Raises ScorerUnavailable if the text is not read."""
+        found = self.read(written(TESTED))
+        if text_score(TESTED, found) < 1:
+            raise ScorerUnavailable(f"rapidocr reads {found!r} where {TESTED!r} is written: install it anew")
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
@@ -97,7 +104,14 @@ class OcrScorer:
         # an optional package, and importing it takes seconds
         from rapidocr import RapidOCR  # pyright: ignore[reportMissingImports]
 
-        return RapidOCR()
+        return RapidOCR(params={"Global.log_level": "error"})  # it warns of every image without text
+
+
+def written(text: str) -> Image:
+    """Return a white image with a short text in black letters."""
+    picture = PILImage.new("RGB", (320, 96), "white")
+    ImageDraw.Draw(picture).text((16, 24), text, fill="black", font=ImageFont.load_default(size=28))
+    return np.asarray(picture)
 
 
 def wanted_texts(prompt: Prompt, field: str) -> list[str]:

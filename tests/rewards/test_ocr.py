@@ -4,11 +4,10 @@ import importlib.util
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
 
 from irg_rl.trajectory import Prompt
 from rewards.base import ScorerUnavailable
-from rewards.ocr import PACKAGES, OcrScorer, least_distance, text_score, wanted_texts
+from rewards.ocr import PACKAGES, OcrScorer, least_distance, text_score, wanted_texts, written
 
 HAS_PACKAGES = all(importlib.util.find_spec(package) for package in PACKAGES)
 needs_rapidocr = pytest.mark.skipif(not HAS_PACKAGES, reason="rapidocr is not installed: pip install 'irg-rl[ocr]'")
@@ -61,14 +60,8 @@ def test_without_the_package_the_error_names_the_extra():
         OcrScorer()
 
 
-def written(text):
-    picture = Image.new("RGB", (320, 96), "white")
-    ImageDraw.Draw(picture).text((16, 24), text, fill="black", font=ImageFont.load_default(size=36))
-    return np.asarray(picture)
-
-
 @needs_rapidocr
-def test_a_written_text_is_read_and_scored():
+def test_a_written_text_is_read_and_scored(capfd):
     scorer = OcrScorer()
     scorer.check()
     sign, plain = Prompt("a", 'a sign that says "OPEN NOW"'), Prompt("b", "a red circle")
@@ -78,3 +71,12 @@ def test_a_written_text_is_read_and_scored():
     )
     assert right == 1.0 and other < 0.6 and nothing == 0.0 and unasked is None
     assert "prompt 'b' asks for no text" in scorer.last_error
+    assert "text detection result is empty" not in capfd.readouterr().err
+
+
+@needs_rapidocr
+def test_a_package_that_reads_nothing_is_found_by_the_check(monkeypatch):
+    scorer = OcrScorer()
+    monkeypatch.setattr(scorer, "read", lambda image: "")
+    with pytest.raises(ScorerUnavailable, match="reads '' where 'open' is written"):
+        scorer.check()
