@@ -7,10 +7,10 @@ speed: images per second of wall clock, scorer by scorer, on one thread of one p
 weights. The judge is the embedded one, over HTTP, with 8 calls at once. `ocr` is left out where rapidocr is not
 installed.
 
-waiting: real Ray actors as in training (collector, critic, slots), but a rollout actor that sleeps instead of drawing,
+waiting: real Ray actors as in training (collector, critic, slots), but rollout actors that sleep instead of drawing,
 and a learner that sleeps. The judge answers each question after LATENCY_S seconds, and takes 32 of them at once. An
 update waits for scores while nothing is sampled any more and a group is still being scored. The slow path is
---concurrency 1.
+--concurrency 1. With --actors, that many groups are sampled at the same time and end together.
 """
 
 import argparse
@@ -129,16 +129,16 @@ class SleepingSampler:
 
 
 @contextmanager
-def fleets(seconds: float, turns: int, specs: list[dict]) -> Iterator[tuple[Fleet, Fleet]]:
+def fleets(actors: int, seconds: float, turns: int, specs: list[dict]) -> Iterator[tuple[Fleet, Fleet]]:
     critic = CriticSettings(GRPO(), CreditSettings("trajectory", {spec["name"]: 1.0 for spec in specs}))
     sampler, scorer = ray.remote(SleepingSampler), ray.remote(Critic)
     made = (
-        Fleet("rollout", lambda index: sampler.options(num_cpus=0).remote(seconds, turns), FleetSettings(1)),
+        Fleet("rollout", lambda index: sampler.options(num_cpus=0).remote(seconds, turns), FleetSettings(actors)),
         Fleet("critic", lambda index: scorer.options(num_cpus=0).remote(specs, critic, 1, 0.2), FleetSettings(1)),
     )
     try:
         for fleet in made:
-            fleet.wait_until_serving(1, 120)
+            fleet.wait_until_serving(fleet.settings.size, 120)
         yield made
     finally:
         for fleet in made:
@@ -154,12 +154,12 @@ def waiting(options: argparse.Namespace) -> None:
     ):
         spec = {"name": "judge", "kind": "judge", "base_url": judge.base_url, "concurrency": options.concurrency}
         for seconds in options.sampling:
-            with fleets(seconds, options.turns, [spec]) as (rollouts, critics):
+            with fleets(options.actors, seconds, options.turns, [spec]) as (rollouts, critics):
                 for staleness in options.staleness:
                     found = _waits(options, rollouts, critics, staleness, folder)
                     table.add_row(f"{seconds:g}", str(staleness), *found)
     size = f"{options.groups} groups of {options.group_size}, {options.turns} turns, learning {options.learning:g} s"
-    console.print(f"judge of {LATENCY_S:g} s, {options.concurrency} calls at once; {size}; one rollout actor")
+    console.print(f"judge of {LATENCY_S:g} s, {options.concurrency} calls at once; {size}; rollout actors: {options.actors}")
     console.print(table)
 
 
@@ -201,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "waiting"])
     parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--actors", type=int, default=1, help="rollout actors")
     parser.add_argument("--sampling", type=float, nargs="+", default=[1.0, 4.0], help="seconds that a group takes")
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--learning", type=float, default=16.0, help="seconds of learning in an update")

@@ -4,13 +4,15 @@ score of an image is a mean over the atoms of its prompt.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 Aggregate = Literal["mean", "geometric", "product"]
 """How the scores of the parts of a prompt become one score, see `aggregate`."""
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-MOST_MASS = 1.05
+SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n", "ĉ": "\t", "\u00a0": " "})
+"""Characters that stand for white space in the tokens of some servers."""
+_MOST_MASS = 1.05
 """Largest accepted total probability of all alternatives of one token. Rounding can make the total slightly larger than
 1."""
 
@@ -42,21 +44,28 @@ def first_token_probability(completion: Any, spellings: Sequence[str]) -> float:
     Raises NoProbabilities if the server returned no probabilities, or if a number is not a log-probability.
     """
     try:
-        first = [(one["token"], one["logprob"]) for one in _first_alternatives(completion)]
+        first = [(one["token"].translate(SPACES), one["logprob"]) for one in _first_alternatives(completion)]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise NoProbabilities(
             "no log-probabilities in the answer: the judge's server must send top_logprobs"
         ) from error
-    right = total = 0.0
-    for token, logprob in first:
+    if not first:
+        raise NoProbabilities("no alternatives of the first token in the answer")
+    return min(sum(p for token, p in probabilities(first) if token in spellings), 1.0)
+
+
+def probabilities(alternatives: Iterable[tuple[str, Any]]) -> list[tuple[str, float]]:
+    """Return the alternatives of one token, pairs (text, log-probability), as pairs (text, probability). Raises
+    NoProbabilities if a number is not a log-probability, or if the probabilities add up to more than 1."""
+    found, total = [], 0.0
+    for token, logprob in alternatives:
         if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not logprob <= 0.01:
             raise NoProbabilities(f"{logprob!r} is no log-probability")
-        p = math.exp(min(logprob, 0.0))
-        total += p
-        right += p if token in spellings else 0.0
-    if not first or total > MOST_MASS:
-        raise NoProbabilities(f"the probabilities of the first token add up to {total:.3g}")
-    return min(right, 1.0)
+        found.append((token, math.exp(min(logprob, 0.0))))
+        total += found[-1][1]
+    if total > _MOST_MASS:
+        raise NoProbabilities(f"the probabilities of one token add up to {total:.3g}")
+    return found
 
 
 def aggregate(scores: Sequence[float], how: Aggregate) -> float:

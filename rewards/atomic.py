@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from irg_rl.soft_tifa import Aggregate, aggregate
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Score, ScorerUnavailable, require_pairs
-from rewards.judge import to_png
+from rewards.judge import to_pngs
 from rewards.judge_answer import AnswerForm
 from rewards.judge_client import JudgeClient, JudgeFailure, Question
 
@@ -45,7 +45,11 @@ class AtomicScorer(ABC):
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
         found = self.atoms(prompts)
-        asked = [_questions(image, atoms) for image, atoms in zip(images, found, strict=True)]
+        pngs = to_pngs(image for image, atoms in zip(images, found, strict=True) if not isinstance(atoms, NoAtoms))
+        asked = [
+            [] if isinstance(atoms, NoAtoms) else [Question(atom.question, (pngs[id(image)],), atom.form) for atom in atoms]
+            for image, atoms in zip(images, found, strict=True)
+        ]
         answers = iter(self.client.ask_all([question for questions in asked for question in questions]))
         return [
             self._score([next(answers) for _ in questions], atoms)
@@ -65,10 +69,3 @@ class AtomicScorer(ABC):
                 return None
             scores.append(answer)
         return aggregate(scores, self.aggregate)
-
-
-def _questions(image: Image, atoms: list[Atom] | NoAtoms) -> list[Question]:
-    if isinstance(atoms, NoAtoms):
-        return []
-    png = to_png(image)
-    return [Question(atom.question, (png,), atom.form) for atom in atoms]

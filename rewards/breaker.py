@@ -20,8 +20,8 @@ class Breaker:
         self._in_a_row, self._last = 0, ""
         self._next_try = 0.0  # the time at which the next question is let through while the breaker is open
 
-    def closed(self) -> str:
-        """Return why the next question is not to be asked, or "" if it is. While the breaker is open, only the caller
+    def refusal(self) -> str:
+        """Return why the next question must not be asked, or "" if it may be. While the breaker is open, only the caller
         that gets "" is let through."""
         with self._lock:
             if not self._is_open:

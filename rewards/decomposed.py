@@ -58,7 +58,7 @@ class DecomposedScorer(AtomicScorer):
         require_answer(self.client, _asked("Is this image grey?"), YES_OR_NO)
 
     def atoms(self, prompts: Sequence[Prompt]) -> list[list[Atom] | NoAtoms]:
-        found = self.splitter.split({prompt.text for prompt in prompts})
+        found = self.splitter.split(dict.fromkeys(prompt.text for prompt in prompts))
         return [
             questions if isinstance(questions := found[prompt.text], NoAtoms)
             else [Atom(_asked(question), YES_OR_NO) for question in questions]

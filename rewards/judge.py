@@ -11,6 +11,8 @@ comes from a cache.
 """
 
 import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,14 @@ def to_png(image: Image) -> bytes:
     buffer = io.BytesIO()
     PILImage.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def to_pngs(images: Iterable[Image]) -> dict[int, bytes]:
+    """Return the PNG file of every image, by the `id` of the image. Each image is encoded once, however often it occurs,
+    and several at the same time: a large one takes tenths of a second, and no question can be asked before."""
+    different = {id(image): image for image in images}
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(different, pool.map(to_png, different.values()), strict=True))
 
 
 @with_connection
@@ -58,7 +68,8 @@ class JudgeScorer(QuestionScorer):
         require_answer(self.client, filled(self.question, TESTED), self.form)
 
     def answers(self, asked: list[ImageQuestion], form: AnswerForm) -> list[Score]:
-        questions = [Question(text, tuple(to_png(image) for image in images), form) for text, images in asked]
+        pngs = to_pngs(image for _, images in asked for image in images)
+        questions = [Question(text, tuple(pngs[id(image)] for image in images), form) for text, images in asked]
         scores: list[Score] = []
         for answer in self.client.ask_all(questions):
             if isinstance(answer, ScorerUnavailable):

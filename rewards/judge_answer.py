@@ -9,27 +9,22 @@ There are three forms of answers: one of two words (`Choice`), a grade from 0 to
 one of some right answers (`RightWord`).
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, Protocol
 
-from irg_rl.soft_tifa import NoProbabilities, first_token_probability
+from irg_rl.soft_tifa import SPACES, NoProbabilities, first_token_probability, probabilities
 
 LEAST_MASS = 0.5
 """Smallest accepted total probability of the words that the judge may answer, such as yes and no, or the grades. If the
 total is smaller, the token is not an answer to the question."""
 MOST_GRADE = 10
-_MOST_MASS = 1.05
-"""Largest accepted total probability of all alternatives that the endpoint lists for one token. This limit is above 1,
-because rounding can make the total slightly larger than 1."""
 _THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "[/THINK]")
 _THOUGHT_BEGINS = ("<think>", "<thinking>", "<thought>", "[THINK]")
 _AROUND = " \t\r\n.,!?:;\"'`*_~()[]{}<>“”‘’«»„…。，！？：；「」"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n", "ĉ": "\t", "\u00a0": " "})
 _GRADES = {str(number): number for number in range(MOST_GRADE + 1)}
 _GRADE = re.compile(rf"([0-9]+)(?:\s*(?:/|out of)\s*{MOST_GRADE})?")
 
@@ -203,15 +198,10 @@ class _Token:
 
     def probabilities(self) -> list[tuple[str, float]]:
         """Return the alternatives as pairs (text, probability). Raises Unanswered if they are not probabilities."""
-        found, total = [], 0.0
-        for spelling, logprob in self.alternatives:
-            if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not logprob <= 0.01:
-                raise Unanswered(f"{logprob!r} is no log-probability")
-            found.append((spelling, math.exp(min(logprob, 0.0))))
-            total += found[-1][1]
-        if total > _MOST_MASS:
-            raise Unanswered(f"the probabilities of one token add up to {total:.3g}")
-        return found
+        try:
+            return probabilities(self.alternatives)
+        except NoProbabilities as error:
+            raise Unanswered(str(error)) from error
 
 
 def _spelled(entry: dict[str, Any]) -> str:
@@ -219,13 +209,13 @@ def _spelled(entry: dict[str, Any]) -> str:
     taken from its field `token` if there are no bytes."""
     raw = entry.get("bytes")
     if isinstance(raw, list) and raw and all(type(one) is int and 0 <= one < 256 for one in raw):
-        return bytes(raw).decode("utf-8", errors="replace").translate(_SPACES)
+        return bytes(raw).decode("utf-8", errors="replace").translate(SPACES)
     name = entry.get("token")
     if not isinstance(name, str):
         return ""
     if _BYTE.search(name):
         name = _BYTE.sub(lambda byte: chr(int(byte[1], 16)), name)
-    return name.translate(_SPACES)
+    return name.translate(SPACES)
 
 
 def _text_of(content: Any) -> str:

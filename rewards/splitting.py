@@ -29,7 +29,7 @@ MAX_TOKENS = 1024
 """Longest answer of the language model in tokens, if its settings do not say otherwise."""
 OF_ANSWERS = ("logprobs", "top_logprobs", "cache_size", "cache_folder")
 """Settings of `connect` that are not for splitting."""
-_IS_QUESTION = re.compile(r"\w.*\?\s*$", re.DOTALL)
+_IS_QUESTION = re.compile(r"\w.*[?\uff1f]\s*$", re.DOTALL)
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 

@@ -16,6 +16,9 @@ from irg_rl.trajectory import Prompt
 from rewards.hub import RewardHub
 from rewards.judge_process import JudgeProcess
 
+KEPT = ("cache_folder", "split_folder")
+"""Options that name folders of a scorer with a judge."""
+
 
 @contextmanager
 def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
@@ -42,11 +45,15 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
     """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     spec |= {"of": scorer.of, "when": scorer.when}
+    own = dict(scorer.options)
     if scorer.kind in JUDGE_KINDS:
         options = {
             "base_url": scorer.base_url or judge_url, "model": scorer.model, "timeout": scorer.timeout_s,
             "concurrency": scorer.concurrency, "api_key_env": scorer.api_key_env or "",
         }  # fmt: skip
+        folders = {name: folder for name in KEPT if isinstance(folder := scorer.options.get(name), str) and folder}
+        # an actor may have another working folder
+        own |= {name: str(Path(folder).expanduser().absolute()) for name, folder in folders.items()}
     elif scorer.kind == "remote":
         options = {
             "base_url": scorer.base_url, "timeout": scorer.timeout_s, "concurrency": scorer.concurrency,
@@ -69,7 +76,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
         }  # fmt: skip
     else:
         options = {}
-    return {**spec, "options": {**options, **scorer.options}}
+    return {**spec, "options": {**options, **own}}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ class Clock:
 def opened(clock):
     breaker = Breaker(after=3, pause=10.0, clock=clock)
     for problem in ("refused", "refused", "HTTP 503"):
-        assert not breaker.closed()
+        assert not breaker.refusal()
         breaker.failed(problem)
     return breaker
 
@@ -22,7 +22,7 @@ def test_it_opens_after_failures_in_a_row_and_says_why():
     clock = Clock()
     breaker = opened(clock)
     clock.now = 4.0
-    assert breaker.closed() == "no answer to the last 3 questions, tried again in 6 s (HTTP 503)"
+    assert breaker.refusal() == "no answer to the last 3 questions, tried again in 6 s (HTTP 503)"
 
 
 def test_an_answer_in_between_begins_the_count_anew():
@@ -31,25 +31,25 @@ def test_an_answer_in_between_begins_the_count_anew():
         breaker.failed("refused")
         breaker.failed("refused")
         breaker.answered()
-    assert not breaker.closed()
+    assert not breaker.refusal()
 
 
 def test_after_the_pause_one_question_is_let_through_and_decides():
     clock = Clock()
     breaker = opened(clock)
     clock.now = 10.0
-    assert [bool(breaker.closed()) for _ in range(3)] == [False, True, True]
+    assert [bool(breaker.refusal()) for _ in range(3)] == [False, True, True]
     breaker.failed("refused")
     clock.now = 19.0
-    assert "tried again in 1 s" in breaker.closed()
+    assert "tried again in 1 s" in breaker.refusal()
     clock.now = 20.0
-    assert not breaker.closed()
+    assert not breaker.refusal()
     breaker.answered()
-    assert [bool(breaker.closed()) for _ in range(3)] == [False] * 3
+    assert [bool(breaker.refusal()) for _ in range(3)] == [False] * 3
 
 
 def test_it_can_be_turned_off():
     breaker = Breaker(after=0, pause=10.0)
     for _ in range(100):
         breaker.failed("refused")
-    assert not breaker.closed()
+    assert not breaker.refusal()

@@ -117,6 +117,7 @@ def test_a_malformed_split_says_what_is_wrong(answer, reason):
 def test_a_code_block_around_the_list_is_removed():
     assert parse_split('```json\n["Is it red?"]\n```', most=4) == ["Is it red?"]
     assert parse_split(' [" Is it red? "] ', most=1) == ["Is it red?"]
+    assert parse_split('["是红色的吗？"]', most=1) == ["是红色的吗？"]
 
 
 def test_a_language_model_of_its_own_splits_and_the_judge_answers(tmp_path):
