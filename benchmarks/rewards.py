@@ -159,7 +159,8 @@ def waiting(options: argparse.Namespace) -> None:
                     found = _waits(options, rollouts, critics, staleness, folder)
                     table.add_row(f"{seconds:g}", str(staleness), *found)
     size = f"{options.groups} groups of {options.group_size}, {options.turns} turns, learning {options.learning:g} s"
-    console.print(f"judge of {LATENCY_S:g} s, {options.concurrency} calls at once; {size}; rollout actors: {options.actors}")
+    size += f"; {options.actors} rollout actors"
+    console.print(f"judge of {LATENCY_S:g} s, {options.concurrency} calls at once; {size}")
     console.print(table)
 
 

@@ -45,11 +45,8 @@ class AtomicScorer(ABC):
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
         found = self.atoms(prompts)
-        pngs = to_pngs(image for image, atoms in zip(images, found, strict=True) if not isinstance(atoms, NoAtoms))
-        asked = [
-            [] if isinstance(atoms, NoAtoms) else [Question(atom.question, (pngs[id(image)],), atom.form) for atom in atoms]
-            for image, atoms in zip(images, found, strict=True)
-        ]
+        pngs = to_pngs(images)
+        asked = [_questions(pngs[id(image)], atoms) for image, atoms in zip(images, found, strict=True)]
         answers = iter(self.client.ask_all([question for questions in asked for question in questions]))
         return [
             self._score([next(answers) for _ in questions], atoms)
@@ -69,3 +66,7 @@ class AtomicScorer(ABC):
                 return None
             scores.append(answer)
         return aggregate(scores, self.aggregate)
+
+
+def _questions(png: bytes, atoms: list[Atom] | NoAtoms) -> list[Question]:
+    return [] if isinstance(atoms, NoAtoms) else [Question(atom.question, (png,), atom.form) for atom in atoms]

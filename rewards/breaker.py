@@ -21,8 +21,8 @@ class Breaker:
         self._next_try = 0.0  # the time at which the next question is let through while the breaker is open
 
     def refusal(self) -> str:
-        """Return why the next question must not be asked, or "" if it may be. While the breaker is open, only the caller
-        that gets "" is let through."""
+        """Return why the next question must not be asked, or "" if it may be. While the breaker is open, only the
+        caller that gets "" is let through."""
         with self._lock:
             if not self._is_open:
                 return ""

@@ -36,8 +36,8 @@ def to_png(image: Image) -> bytes:
 
 
 def to_pngs(images: Iterable[Image]) -> dict[int, bytes]:
-    """Return the PNG file of every image, by the `id` of the image. Each image is encoded once, however often it occurs,
-    and several at the same time: a large one takes tenths of a second, and no question can be asked before."""
+    """Return a dict: `id` of an image -> its PNG file. An image that occurs several times is encoded once. Several are
+    encoded at the same time, because a large one takes tenths of a second."""
     different = {id(image): image for image in images}
     with ThreadPoolExecutor() as pool:
         return dict(zip(different, pool.map(to_png, different.values()), strict=True))
