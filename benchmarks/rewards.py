@@ -44,6 +44,7 @@ from rewards.judge_server import JudgeServer
 from tests.paths import CONFIGS
 
 LATENCY_S = 1.0
+START_S = 600.0
 PROMPTS = [Prompt(f"p{number}", f'a sign that says "{number}"') for number in range(64)]
 SIDE = 256
 
@@ -132,13 +133,14 @@ class SleepingSampler:
 def fleets(actors: int, seconds: float, turns: int, specs: list[dict]) -> Iterator[tuple[Fleet, Fleet]]:
     critic = CriticSettings(GRPO(), CreditSettings("trajectory", {spec["name"]: 1.0 for spec in specs}))
     sampler, scorer = ray.remote(SleepingSampler), ray.remote(Critic)
+    settings, one = (FleetSettings(count, start_timeout=START_S) for count in (actors, 1))
     made = (
-        Fleet("rollout", lambda index: sampler.options(num_cpus=0).remote(seconds, turns), FleetSettings(actors)),
-        Fleet("critic", lambda index: scorer.options(num_cpus=0).remote(specs, critic, 1, 0.2), FleetSettings(1)),
+        Fleet("rollout", lambda index: sampler.options(num_cpus=0).remote(seconds, turns), settings),
+        Fleet("critic", lambda index: scorer.options(num_cpus=0).remote(specs, critic, 1, 0.2), one),
     )
     try:
         for fleet in made:
-            fleet.wait_until_serving(fleet.settings.size, 120)
+            fleet.wait_until_serving(fleet.settings.size, START_S)
         yield made
     finally:
         for fleet in made:

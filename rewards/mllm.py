@@ -63,6 +63,9 @@ class MllmScorer(QuestionScorer):
     def check(self) -> None:
         """Do nothing, because the constructor has already loaded the model."""
 
+    def models(self) -> list[torch.nn.Module]:
+        return [self.model]
+
     def answers(self, asked: list[ImageQuestion], form: AnswerForm) -> list[Score]:
         scores: list[Score] = []
         for start in range(0, len(asked), self.batch_size):

@@ -627,6 +627,18 @@ def test_scorers_that_ask_a_judge_have_its_address(scorer, says):
     assert load_recipe(CONFIGS / "shapes-smoke.yaml", [whole]).rewards.scorers[0].timeout_s == 9
 
 
+@pytest.mark.parametrize(("overrides", "says"), [
+    ([], "rewards.offload has no effect"),
+    (["engine.device=cuda"], "rewards.offload has no use: with engine.gpu_share 1"),
+    (["engine.device=cuda", "engine.gpu_share=0.5", "rl.staleness=1"], "rewards.offload needs rl.staleness 0"),
+])  # fmt: skip
+def test_offloading_scorers_needs_a_learner_on_their_gpu_and_a_pause_in_scoring(overrides, says):
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", ["rewards.offload=true", *overrides])
+    whole = ["rewards.offload=true", "engine.device=cuda", "engine.gpu_share=0.5"]
+    assert load_recipe(CONFIGS / "shapes-smoke.yaml", whole).rewards.offload
+
+
 @pytest.mark.parametrize(("override", "says"), [
     ("sft.stage1.optimizer={schedule: constant, final_lr_share: 0.1}", "final_lr_share has no effect with schedule"),
     ("sft.dropout={mode: branch, irg_text: 0.1}", "irg_text: no effect with mode branch"),

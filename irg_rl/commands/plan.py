@@ -203,11 +203,13 @@ def _scorer(recipe: Recipe, scorer: ScorerRecipe) -> tuple[str, str]:
         return scorer.base_url or "a server", "elsewhere"
     if scorer.kind in SCORER_KINDS and scorer.kind not in WITH_MODEL:
         return "critic, no model", "0"
-    device = recipe.scorer_device(scorer)
+    where = f"critic, {recipe.scorer_device(scorer)}"
+    if recipe.rewards.offload and recipe.scorer_device(scorer).startswith("cuda"):
+        where += "; main memory while the learner works"
     if scorer.kind in WITH_MODEL and scorer.options.get("path", scorer.path) is None:
-        return f"critic, {device}", "trained by the run"
+        return where, "trained by the run"
     found = scorer_memory(scorer, recipe.sampling.image_size)
-    return f"critic, {device}", "unknown" if found is None else _gib(found.weights)
+    return where, "unknown" if found is None else _gib(found.weights)
 
 
 def _gib(size: float) -> str:

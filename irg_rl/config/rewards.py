@@ -152,6 +152,9 @@ class RewardRecipe(Section):
     device: Literal["cpu", "cuda"] | None = Field(default=None, exclude_if=lambda device: device is None)
     """Device of the clip, hps, pickscore and mllm models. null: `engine.device`. In RL on GPUs these models are on the
     GPU of one of the rollout actors. A scorer may have its own device in its `options`, which wins."""
+    offload: bool = Field(default=False, exclude_if=lambda on: not on)
+    """True: while the learner of RL works, the clip, hps, pickscore and mllm models are in main memory and not on their
+    GPU. So a learner on the same GPU has more room. It needs `engine.gpu_share` below 1 and `rl.staleness` 0."""
     max_failure_share: Share = 0.2
     """The run stops if more than this share of a scorer's recent scores failed."""
     judge_errs: Share = Field(default=0.0, exclude_if=lambda share: not share)
