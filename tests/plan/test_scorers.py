@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from irg_rl.commands.plan import scorer_table
 from irg_rl.config import ScorerRecipe, load_recipe
 from irg_rl.model.footprint import LiveBytes
 from irg_rl.plan.scorers import on_gpu, scorer_memory
@@ -45,6 +46,16 @@ def test_scorers_on_a_card_take_all_weights_and_the_largest_working_memory():
     assert len(found) == 2
     assert on_gpu(recipe) == sum(one.weights for one in found) + max(one.working for one in found)
     assert on_gpu(load_recipe(CONFIGS / "bagel-lora-grpo.yaml", ["rewards.device=cpu"])) == 0
+
+
+def test_the_plan_says_which_models_leave_the_gpu_while_the_learner_works():
+    def places(*overrides):
+        return list(scorer_table(load_recipe(CONFIGS / "bagel-lora-grpo.yaml", overrides)).columns[1].cells)
+
+    shared = ["engine.learner_ranks=1", "engine.gpu_share=0.5"]
+    moved = places(*shared, "rewards.offload=true")
+    assert moved.count("critic, cuda; main memory while the learner works") == 2
+    assert [place.partition(";")[0] for place in moved] == places(*shared)
 
 
 def measured(scorer, model, count, side):
