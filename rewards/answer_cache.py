@@ -3,7 +3,9 @@
 import json
 import os
 import threading
+import uuid
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +69,12 @@ def read_kept(path: Path) -> Any:
 def keep(path: Path, content: dict[str, Any]) -> None:
     """Write JSON to a file, whole or not at all. Its folder is made if it is missing. Raises ScorerUnavailable if it
     cannot be written."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # several machines may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(json.dumps(content), encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         raise ScorerUnavailable(f"{path} cannot be written ({error.strerror or error}): name another folder") from error

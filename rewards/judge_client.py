@@ -83,7 +83,8 @@ class Patience:
 
     def pause(self, attempt: int, asked: float | None) -> float:
         """Return the seconds to wait after call number `attempt` (from 0). `asked` is what the server asks for."""
-        return max(self.backoff * 2**attempt, asked or 0.0) * (1 + self.jitter * random.random())
+        share = random.SystemRandom().random()  # no draw from the seeded numbers of the process
+        return max(self.backoff * 2**attempt, asked or 0.0) * (1 + self.jitter * share)
 
 
 class JudgeClient:

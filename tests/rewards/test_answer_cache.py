@@ -1,5 +1,7 @@
 """Answers are kept in memory and on disk, and what is damaged there is no answer."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from rewards.answer_cache import AnswerCache, keep, read_kept
@@ -31,6 +33,21 @@ def test_a_damaged_file_is_no_answer_and_is_replaced(tmp_path, content):
     assert cache.get(NAME) is None
     cache.put(NAME, 0.25, "Is it red?")
     assert cache.get(NAME) == 0.25
+
+
+def test_many_writers_of_one_file_leave_a_whole_one(tmp_path):
+    """Each reads either nothing or a whole answer, also while another one writes."""
+    scores = [number / 7 for number in range(8)]
+
+    def write_and_read(score):
+        caches = AnswerCache(0, tmp_path), AnswerCache(0, tmp_path)
+        for _ in range(20):
+            caches[0].put(NAME, score, "Is it red?" * 1000)
+            assert caches[1].get(NAME) in scores
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write_and_read, scores))
+    assert [path.name for path in (tmp_path / "ab").iterdir()] == [f"{NAME}.json"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
