@@ -1,6 +1,7 @@
 """Moves the models of scorers to main memory while nobody needs scores, so that a learner on the same GPU has room."""
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -19,24 +20,26 @@ class WithModels(Protocol):
 
 
 class Offload:
-    """Knows the models of scorers and the device of each. Scorers without `models` stay where they are."""
+    """Moves the models of scorers between their devices and main memory. Scorers without `models` stay where they are.
+    """
 
     def __init__(self, scorers: Iterable[Scorer]) -> None:
-        models = [model for scorer in scorers if isinstance(scorer, WithModels) for model in scorer.models()]
-        self._homes = [(model, next(model.parameters()).device) for model in models]
-        self.is_away = False
+        self.scorers = list(scorers)
+        self.away: list[tuple[nn.Module, torch.device]] = []  # the models in main memory, and the device of each
 
     def rest(self) -> None:
         """Move the models to main memory, and give their GPU memory back, so that another process can use it."""
-        for model, _ in self._homes:
+        if self.away:
+            return
+        models = [model for scorer in self.scorers if isinstance(scorer, WithModels) for model in scorer.models()]
+        self.away = [(model, weight.device) for model in models for weight in islice(model.parameters(), 1)]
+        for model, _ in self.away:
             model.to("cpu")
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        self.is_away = True
 
     def wake(self) -> None:
         """Move the models back to their devices, if they are away. The weights are the same bit by bit."""
-        if self.is_away:
-            for model, home in self._homes:
-                model.to(home)
-        self.is_away = False
+        for model, home in self.away:
+            model.to(home)
+        self.away = []

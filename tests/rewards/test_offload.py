@@ -19,9 +19,8 @@ def test_models_are_moved_once_each_way_and_scorers_without_models_are_left_alon
     offload = Offload([JpegScorer(), scorer])
     offload.wake()
     assert scorer.went == []
-    offload.rest()
-    offload.wake()
-    offload.wake()
+    for move in (offload.rest, offload.rest, offload.wake, offload.wake):
+        move()
     assert scorer.went == ["cpu", "cpu"]
 
 
@@ -47,7 +46,7 @@ def test_scores_after_it_are_those_before(tmp_path, made):
     prompts = [Prompt("a", "red circle")] * 2
     before = scorer.score(images, prompts)
     offload = Offload([scorer])
-    assert [model for model, _ in offload._homes] == scorer.models()
     offload.rest()
+    assert [model for model, _ in offload.away] == scorer.models()
     offload.wake()
     assert scorer.score(images, prompts) == before and None not in before
