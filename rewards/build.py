@@ -63,6 +63,9 @@ KINDS = {
     "pickscore": "rewards.pickscore:PickScorer",
     "jpeg": "rewards.jpeg:JpegScorer",
     "judge": "rewards.judge:JudgeScorer",
+    "decomposed": "rewards.decomposed:DecomposedScorer",
+    "geneval2": "rewards.geneval2:GenEval2Scorer",
+    "ocr": "rewards.ocr:OcrScorer",
     "remote": "rewards.remote:RemoteScorer",
     "mllm": "rewards.mllm:MllmScorer",
     "form": "rewards.texts:FormScorer",
@@ -119,7 +122,7 @@ def check_spec(spec: ScorerSpec) -> Callable[..., Scorer]:
     return make
 
 
-def typed_options(spec: ScorerSpec, make: Callable[..., Scorer]) -> dict[str, Any]:
+def typed_options(spec: ScorerSpec, make: Callable[..., Any]) -> dict[str, Any]:
     """Return the options of `spec`, converted to the types of the parameters of `make`, the constructor of the scorer.
     Raises InputError if an option cannot be converted; the message names the option."""
     parameters = inspect.signature(make, eval_str=True).parameters

@@ -42,6 +42,9 @@ class ClipScorer:
     def check(self) -> None:
         """Do nothing, because the constructor has already loaded the model."""
 
+    def models(self) -> list[torch.nn.Module]:
+        return [self.tower.model]
+
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
         scores: list[Score] = []

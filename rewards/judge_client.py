@@ -1,13 +1,14 @@
 """The client of a judge. It sends questions as chat requests, and repeats failed requests. It leaves out request fields
-that the server refuses. Answers are kept in a cache of limited size."""
+that the server refuses. Answers are kept in a cache."""
 
 import base64
 import hashlib
+import json
 import logging
+import random
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 from irg_rl.errors import InputError
 from irg_rl.redact import redact_text
 from irg_rl.text_in import parse_json
+from rewards.answer_cache import AnswerCache
 from rewards.base import ScorerUnavailable
+from rewards.breaker import Breaker
 from rewards.endpoint import SHOWN, Endpoint, NoAnswer, Reply
-from rewards.judge_answer import Unanswered, probability
+from rewards.judge_answer import AnswerForm, Unanswered
 
 RETRIED_STATUS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 REFUSED_STATUS = {401, 403, 404}
@@ -28,6 +31,8 @@ SPARED = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature
 refuses it."""
 LONGEST_PAUSE_S = 60.0
 """Longest pause before a retry, in seconds. If a server asks for a longer one (Retry-After), the call has failed."""
+FEW_ALTERNATIVES = 5
+"""Number of alternatives per token that most servers send."""
 Fields = dict[str, Any]
 _log = logging.getLogger(__name__)
 
@@ -38,16 +43,16 @@ class JudgeFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class Question:
-    """A question for the judge: a text, and the PNG files that the judge sees in this order. The judge's answer should
-    start with one of the two `words`."""
+    """A question for the judge: a text, and the PNG files that the judge sees in this order. `form` is what the judge
+    should answer with. It is None if the caller reads the answer itself (see `JudgeClient.chat`)."""
 
     text: str
     pngs: tuple[bytes, ...]
-    words: tuple[str, str]  # the word whose probability is the score, and the other word; the text determines both
+    form: AnswerForm | None = None
 
     def key(self, model: str) -> tuple[str, str, str]:
-        """Return the key of the answer to this question in the cache: (hash of the images, text of the question, name
-        of the judge's model)."""
+        """Return what identifies this question: (hash of the images, text of the question, name of the judge's
+        model)."""
         digest = hashlib.sha256()
         for png in self.pngs:
             digest.update(len(png).to_bytes(8, "little") + png)
@@ -64,9 +69,28 @@ class Question:
         return [*parts, {"type": "text", "text": self.text}]
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How often a failed call is repeated, and how long the client waits.
+
+    The n-th of `retries` repetitions waits backoff * 2**(n-1) seconds, or as long as the server asks for. This pause is
+    then made longer by a random share of at most `jitter`, so that many questions do not come back at the same moment.
+    """
+
+    retries: int
+    backoff: float
+    jitter: float
+
+    def pause(self, attempt: int, asked: float | None) -> float:
+        """Return the seconds to wait after call number `attempt` (from 0). `asked` is what the server asks for."""
+        share = random.SystemRandom().random()  # no draw from the seeded numbers of the process
+        return max(self.backoff * 2**attempt, asked or 0.0) * (1 + self.jitter * share)
+
+
 class JudgeClient:
     """Asks questions of a judge. The number of calls at the same time and the time of each call are limited. Failed
-    calls are retried after growing pauses. Answers are kept in a cache of limited size.
+    calls are retried after growing pauses. If the judge seems to be dead, it is left in peace for a while
+    (rewards/breaker.py). Answers are kept in a cache (rewards/answer_cache.py).
 
     If a server refuses a field of the request by name, the question is asked again without this field.
     """
@@ -76,32 +100,25 @@ class JudgeClient:
         endpoint: Endpoint,
         model: str,
         concurrency: int,
-        retries: int,
-        backoff: float,
-        cache_size: int,
-        max_tokens: int,
-        logprobs: bool,
-        extra_body: Mapping[str, Any],
+        patience: Patience,
+        breaker: Breaker,
+        cache: AnswerCache,
+        fields: Fields,
     ) -> None:
-        self.endpoint, self.model = endpoint, model
-        self.concurrency, self.retries, self.backoff = concurrency, retries, backoff
-        self.cache_size = cache_size
-        self.fields: Fields = {"model": model, "temperature": 0, "max_tokens": max_tokens}
-        if logprobs:
-            self.fields |= {"logprobs": True, "top_logprobs": 5}
-        self.fields |= extra_body
-        self.cache: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        """`fields` are the fields of a request, without its messages."""
+        self.endpoint, self.model, self.fields = endpoint, model, fields
+        self.concurrency, self.patience, self.breaker, self.cache = concurrency, patience, breaker, cache
         self.lock = threading.Lock()
         self.sent = 0  # number of requests that were sent, with retries
 
     def ask_all(self, questions: Sequence[Question]) -> list[float | JudgeFailure | ScorerUnavailable]:
         """Ask several questions. Equal questions are asked only once. Return one entry per question, in order. The
-        entry is the probability that the judge's answer is the first of the question's two words. If the question
-        failed, the entry is the error instead; this error is not raised."""
-        unique = {question.key(self.model): question for question in questions}
+        entry is the score that the form of the question reads from the answer. If the question failed, the entry is the
+        error instead; this error is not raised."""
+        unique = list(dict.fromkeys(questions))
         with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
-            answers = dict(zip(unique, pool.map(self._ask_or_fail, unique.values()), strict=True))
-        return [answers[question.key(self.model)] for question in questions]
+            answers = dict(zip(unique, pool.map(self._ask_or_fail, unique), strict=True))
+        return [answers[question] for question in questions]
 
     def _ask_or_fail(self, question: Question) -> float | JudgeFailure | ScorerUnavailable:
         try:
@@ -109,21 +126,25 @@ class JudgeClient:
         except (JudgeFailure, ScorerUnavailable) as failure:
             return failure
 
-    def ask(self, question: Question) -> float:
-        """Return the probability, in [0, 1], that the judge's answer is the first of the question's two words. Raises
-        JudgeFailure if there is no usable answer after the last retry. Raises ScorerUnavailable if no retry can help,
-        because the endpoint refuses the key, the path or the model."""
-        key = question.key(self.model)
-        with self.lock:
-            if key in self.cache:
-                self.cache.move_to_end(key)
-                return self.cache[key]
-        value = parse_answer(self._post(question), question.words)
-        with self.lock:
-            self.cache[key] = value
-            while len(self.cache) > self.cache_size:
-                self.cache.popitem(last=False)
+    def ask(self, question: Question, is_remembered: bool = True) -> float:
+        """Return the score of the judge's answer, in [0, 1]. The form of the question reads it. If the question was
+        answered before, the answer comes from the cache, unless `is_remembered` is False. Raises JudgeFailure if
+        there is no usable answer after the last retry. Raises ScorerUnavailable if no retry can help, because the
+        endpoint refuses the key, the path or the model."""
+        assert question.form is not None, "a question without a form is for chat"
+        known = self.cache.get(self._key(question)) if is_remembered else None
+        if known is not None:
+            return known
+        value = parse_answer(self._post(question), question.form)
+        self.cache.put(self._key(question), value, question.text)  # the fields of the request may have changed
         return value
+
+    def _key(self, question: Question) -> str:
+        """Return the name of an answer in the cache. It stands for everything that the answer depends on: the images,
+        the text of the question (which has the prompt and the words of the template), the model, the form of the
+        answer, and the other fields of the request."""
+        about = [*question.key(self.model), repr(question.form), self.fields]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def chat(self, question: Question) -> object:
         """Send the question to the judge, and return the whole chat completion. This is for callers that read the
@@ -137,9 +158,11 @@ class JudgeClient:
     def _post(self, question: Question) -> Reply:
         """Send a question, with retries, and return the server's reply with status 200. Raises JudgeFailure or
         ScorerUnavailable if there is no such reply."""
+        if refusal := self.breaker.refusal():
+            raise JudgeFailure(f"the judge at {self.endpoint.url} is not asked: {refusal}")
         message = {"messages": [{"role": "user", "content": question.content()}]}
-        attempt, problem = 0, ""
-        for attempt in range(self.retries + 1):
+        attempt, problem, is_alive = 0, "", False
+        for attempt in range(self.patience.retries + 1):
             pause = None
             try:
                 reply = self._post_fitting(message)
@@ -147,16 +170,19 @@ class JudgeClient:
                 problem = str(silence)
             else:
                 if reply.status == 200:
+                    self.breaker.answered()
                     return reply
                 problem, pause = f"HTTP {reply.status}: {reply.shown}", reply.retry_after
                 self._require_possible(reply, problem)
                 if reply.status not in RETRIED_STATUS:
+                    is_alive = True
                     break
                 if pause is not None and pause > LONGEST_PAUSE_S:
                     problem += f" (and asks to wait {pause:g} s)"
                     break
-            if attempt < self.retries:
-                time.sleep(max(self.backoff * 2**attempt, pause or 0.0))
+            if attempt < self.patience.retries:
+                time.sleep(self.patience.pause(attempt, pause))
+        self.breaker.answered() if is_alive else self.breaker.failed(problem)
         raise JudgeFailure(f"the judge at {self.endpoint.url} failed after {attempt + 1} calls: {problem}")
 
     def _post_fitting(self, message: Fields) -> Reply:
@@ -182,7 +208,7 @@ class JudgeClient:
             left_out = sorted(self.fields.keys() - fields.keys())
             self.fields = fields
         if left_out:
-            dull = ": its scores are 1 or 0" if "logprobs" in left_out else ""
+            dull = ": its scores are 1 or 0, or whole grades" if "logprobs" in left_out else ""
             words = (self.endpoint.url, ", ".join(left_out), dull, "; ".join(refusals))
             _log.warning("the judge at %s is asked without %s%s (%s)", *words)
 
@@ -198,20 +224,22 @@ class JudgeClient:
 def without_refused(fields: Fields, refusal: str) -> Fields | None:
     """Return the fields of the request without the field that the server's error message `refusal` names. Returns None
     if the message names no field that can be left out. `max_tokens` is not left out, but it is renamed if the server
-    asks for `max_completion_tokens`."""
+    asks for `max_completion_tokens`. If the server names `top_logprobs`, fewer of them are asked for first."""
     if "max_completion_tokens" in refusal and "max_tokens" in fields:
         fewer = {name: value for name, value in fields.items() if name != "max_tokens"}
         return fewer | {"max_completion_tokens": fields["max_tokens"]}
+    if "top_logprobs" in refusal and fields.get("top_logprobs", 0) > FEW_ALTERNATIVES:
+        return fields | {"top_logprobs": FEW_ALTERNATIVES}
     for named, spared in SPARED.items():
         if named in refusal and named in fields:
             return {name: value for name, value in fields.items() if name not in spared}
     return None
 
 
-def parse_answer(reply: Reply, words: tuple[str, str]) -> float:
-    """Return the probability that the judge's answer is `words[0]` and not `words[1]`. No other answers are considered.
-    `reply` contains the chat completion of the judge. Raises JudgeFailure if this completion has no usable answer."""
+def parse_answer(reply: Reply, form: AnswerForm) -> float:
+    """Return the score, in [0, 1], that `form` reads from the judge's answer. `reply` contains the chat completion of
+    the judge. Raises JudgeFailure if this completion has no usable answer."""
     try:
-        return probability(parse_json(reply.text, "the answer", finite=False), words)
+        return form.read(parse_json(reply.text, "the answer", finite=False))
     except (InputError, Unanswered) as error:
         raise JudgeFailure(f"the judge: {redact_text(str(error))[:SHOWN]}: {reply.shown!r}") from None

@@ -1,8 +1,8 @@
 """A multimodal language model in this process as a judge of images (Qwen2.5-VL, Qwen3-VL and others of transformers).
 
-It is asked the same yes/no questions as a judge over HTTP (rewards/judge.py), and its answers are read by the same
-rules (rewards/judge_answer.py): the score is p(yes) / (p(yes) + p(no)) at the token of the answer. All else is a
-failure, never a number. Nothing is downloaded.
+It is asked the same questions as a judge over HTTP (rewards/judge.py), and its answers are read by the same rules
+(rewards/judge_answer.py): the score is p(yes) / (p(yes) + p(no)) at the token of the answer, or the expected grade
+there. All else is a failure, never a number. Nothing is downloaded.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from pydantic import Field
 from transformers import AutoModelForImageTextToText
 
 from rewards.base import Score
-from rewards.judge_answer import Unanswered, probability
-from rewards.questions import IS_DONE, IS_TRUE, YES_NO, AnswerWords, ImageQuestion, QuestionScorer
+from rewards.judge_answer import AnswerForm, Unanswered
+from rewards.questions import AnswerKind, ImageQuestion, QuestionScorer
 from rewards.released import WeightPrecision, load_released
 
 ALTERNATIVES = 20
@@ -25,30 +25,31 @@ ALTERNATIVES = 20
 
 class MllmScorer(QuestionScorer):
     """Scores images with a local multimodal language model. The score, in [0, 1], says how sure the model is that the
-    image shows the prompt.
+    image shows the prompt, or how well it shows the prompt.
 
     `path` is a folder as `save_pretrained` writes it: model, tokenizer, processor and chat template. `batch_size` is
     the number of questions in one forward pass. `max_tokens` is the longest answer. Model and cache run in `precision`;
     the probabilities are computed in fp32. `max_pixels` is the largest number of pixels of an image (for models with
     Qwen's image processor). Larger images are made smaller. 0 means the limit in the folder.
 
-    The three questions are explained at `QuestionScorer`.
+    `answer` and the three questions are explained at `QuestionScorer`.
     """
 
     def __init__(
         self,
         path: str | Path,
         name: str = "mllm",
-        question: str = YES_NO,
-        reflection_question: str = IS_TRUE,
-        edit_question: str = IS_DONE,
+        answer: AnswerKind = "yes_no",
+        question: str = "",
+        reflection_question: str = "",
+        edit_question: str = "",
         precision: WeightPrecision = "bf16",
         device: str = "cpu",
         batch_size: Annotated[int, Field(ge=1)] = 8,
         max_tokens: Annotated[int, Field(ge=1)] = 4,
         max_pixels: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
-        super().__init__(name, question, reflection_question, edit_question)
+        super().__init__(name, answer, question, reflection_question, edit_question)
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.processor, self.model = load_released(
             path, AutoModelForImageTextToText, precision, device, "multimodal model"
@@ -62,12 +63,15 @@ class MllmScorer(QuestionScorer):
     def check(self) -> None:
         """Do nothing, because the constructor has already loaded the model."""
 
-    def answers(self, asked: list[ImageQuestion], words: AnswerWords) -> list[Score]:
+    def models(self) -> list[torch.nn.Module]:
+        return [self.model]
+
+    def answers(self, asked: list[ImageQuestion], form: AnswerForm) -> list[Score]:
         scores: list[Score] = []
         for start in range(0, len(asked), self.batch_size):
             for completion in self._completions(asked[start : start + self.batch_size]):
                 try:
-                    scores.append(probability(completion, words))
+                    scores.append(form.read(completion))
                 except Unanswered as failure:
                     self.last_error = str(failure)
                     scores.append(None)
@@ -105,9 +109,10 @@ class MllmScorer(QuestionScorer):
         return question
 
     def _completion(self, ids: list[int], likely: list[tuple[list[float], list[int]]]) -> dict[str, Any]:
-        tokenizer, content, text = self.processor.tokenizer, [], ""
+        tokenizer, content, text, end = self.processor.tokenizer, [], "", "length"
         for chosen, (logprobs, alternatives) in zip(ids, likely):
             if chosen in self.special:
+                end = "stop"
                 break
             ranked = [
                 {"token": tokenizer.decode([token]), "logprob": logprob}
@@ -115,4 +120,5 @@ class MllmScorer(QuestionScorer):
             ]
             content.append({"token": tokenizer.decode([chosen]), "top_logprobs": ranked})
             text += content[-1]["token"]
-        return {"choices": [{"message": {"content": text}, "logprobs": {"content": content}}]}
+        said = {"message": {"content": text}, "logprobs": {"content": content}, "finish_reason": end}
+        return {"choices": [said]}

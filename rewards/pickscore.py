@@ -45,6 +45,9 @@ class PickScorer:
     def check(self) -> None:
         """Do nothing, because the constructor has already loaded the model."""
 
+    def models(self) -> list[torch.nn.Module]:
+        return [self.model]
+
     def score(self, images: list[Image], prompts: list[Prompt]) -> list[Score]:
         require_pairs(images, prompts)
         scores: list[Score] = []

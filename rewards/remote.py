@@ -17,7 +17,7 @@ from irg_rl.text_in import parse_json
 from irg_rl.trajectory import Prompt
 from rewards.base import Image, Score, ScorerUnavailable, require_pairs
 from rewards.endpoint import SHOWN, Endpoint, NoAnswer
-from rewards.judge import to_png
+from rewards.judge import to_pngs
 from rewards.judge_client import LONGEST_PAUSE_S, RETRIED_STATUS
 from rewards.score_server import CANNOT, CHECK
 
@@ -175,7 +175,8 @@ def _answer(score: Any, error: Any) -> tuple[Score, str]:
 
 
 def _urls(images: Sequence[Image]) -> list[str]:
-    return ["data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii") for image in images]
+    pngs = to_pngs(images)
+    return ["data:image/png;base64," + base64.b64encode(pngs[id(image)]).decode("ascii") for image in images]
 
 
 def _pixels(images: Sequence[Image]) -> list[int]:

@@ -613,6 +613,32 @@ def test_settings_of_sampling_and_of_the_embedded_judge_are_errors_where_there_i
         load_recipe(CONFIGS / "shapes-smoke.yaml", overrides)
 
 
+@pytest.mark.parametrize(("scorer", "says"), [
+    ("{kind: geneval2}", "base_url: a scorer of kind 'geneval2' needs the address of a judge"),
+    ("{kind: decomposed, model: m}", "base_url: a scorer of kind 'decomposed' needs the address of a judge"),
+    ("{kind: geneval2, base_url: 'http://h/v1', of: reflection}", "scorers of kind 'geneval2' score images alone"),
+    ("{kind: ocr, path: models}", "path: not a setting of scorers of kind 'ocr'"),
+    ("{kind: remote, base_url: 'http://h/v1', model: m}", "model: not a setting of scorers of kind 'remote'"),
+])  # fmt: skip
+def test_scorers_that_ask_a_judge_have_its_address(scorer, says):
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [f"rewards.scorers=[{{name: x, {scorer[1:]}]"])
+    whole = "rewards.scorers=[{name: x, kind: geneval2, base_url: 'http://h/v1', model: m, timeout_s: 9}]"
+    assert load_recipe(CONFIGS / "shapes-smoke.yaml", [whole]).rewards.scorers[0].timeout_s == 9
+
+
+@pytest.mark.parametrize(("overrides", "says"), [
+    ([], "rewards.offload has no effect"),
+    (["engine.device=cuda"], "rewards.offload has no use: with engine.gpu_share 1"),
+    (["engine.device=cuda", "engine.gpu_share=0.5", "rl.staleness=1"], "rewards.offload needs rl.staleness 0"),
+])  # fmt: skip
+def test_offloading_scorers_needs_a_learner_on_their_gpu_and_a_pause_in_scoring(overrides, says):
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", ["rewards.offload=true", *overrides])
+    whole = ["rewards.offload=true", "engine.device=cuda", "engine.gpu_share=0.5"]
+    assert load_recipe(CONFIGS / "shapes-smoke.yaml", whole).rewards.offload
+
+
 @pytest.mark.parametrize(("override", "says"), [
     ("sft.stage1.optimizer={schedule: constant, final_lr_share: 0.1}", "final_lr_share has no effect with schedule"),
     ("sft.dropout={mode: branch, irg_text: 0.1}", "irg_text: no effect with mode branch"),

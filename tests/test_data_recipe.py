@@ -34,6 +34,15 @@ def test_a_recipe_written_out_is_read_as_the_same(tmp_path):
 
 @pytest.mark.parametrize(("override", "problem"), [
     ("teacher.langage=de", "teacher.langage: unknown setting; did you mean teacher.language?"),
+    ("techer={}", "techer: unknown setting; did you mean teacher?"),
+    ("langage=de", "langage: unknown setting; known here: budget, concurrency, description, images, improve, keep, "
+                   "out, prompts, rows, seed, teacher"),
+    ("language=de", "language: unknown setting; did you mean teacher.language?"),
+    ("keep.judge.logprob=true", "keep.judge.logprob: unknown setting; did you mean keep.judge.logprobs?"),
+    ("images.settings.sampling.shfit=3", "images.settings.sampling.shfit: unknown setting; did you mean "
+                                         "images.settings.sampling.shift?"),
+    ("images.settings.smapling.shift=3", "images.settings.smapling: unknown setting; did you mean "
+                                         "images.settings.sampling?"),
     ("teacher.language=tlh", "teacher.language: 'tlh': choose en, de, es, fr, it, pt, ru, zh, ja, ko"),
     ("teacher.think_question=plan?", "teacher.think_question: the question lacks {prompt}: the teacher would not know "
                                      "what the image is for"),
@@ -59,8 +68,20 @@ def test_nobody_redraws_without_a_model(tmp_path):
 
 
 def test_a_recipe_that_is_not_there_is_named():
-    with pytest.raises(RecipeError, match="nowhere: no such recipe"):
+    with pytest.raises(RecipeError, match="nowhere: no such recipe; `irg-rl ls` lists all"):
         load_data_recipe("nowhere")
+    with pytest.raises(RecipeError, match="igrl: no such recipe; did you mean irgl?"):
+        load_data_recipe("igrl")
+
+
+def test_an_override_that_cannot_be_applied_is_named():
+    with pytest.raises(RecipeError, match=r"'prompts.exclude.x=1': cannot be applied"):
+        load_data_recipe("irgl", ["prompts.exclude.x=1"])
+
+
+def test_a_short_name_of_training_recipes_is_none_here():
+    """`prompts` was taken for evaluation.prompts."""
+    assert load_data_recipe("irgl", ["prompts={file: other.jsonl}"]).prompts.file == "other.jsonl"
 
 
 @pytest.mark.parametrize(("override", "changes"), [

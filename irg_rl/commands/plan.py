@@ -7,7 +7,7 @@ from rich.table import Table
 
 from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.config import SCORER_KINDS, Recipe, ScorerRecipe, load_recipe
-from irg_rl.config.rewards import OPEN_CLIP_KINDS, WITH_MODEL
+from irg_rl.config.rewards import JUDGE_KINDS, WITH_MODEL
 from irg_rl.plan.advice import Advice, advise
 from irg_rl.plan.costs import Plan, ProcessKind, Rates
 from irg_rl.plan.fitting import GPUS_PER_MACHINE, Fit, fit, gpus_of, machines_of
@@ -197,19 +197,19 @@ def _verdict(place: ProcessKind, card_gib: float) -> str:
 
 
 def _scorer(recipe: Recipe, scorer: ScorerRecipe) -> tuple[str, str]:
-    if scorer.kind == "judge":
+    if scorer.kind in JUDGE_KINDS:
         return scorer.base_url or "a process of the run, no model", "elsewhere" if scorer.base_url else "0"
     if scorer.kind == "remote":
         return scorer.base_url or "a server", "elsewhere"
     if scorer.kind in SCORER_KINDS and scorer.kind not in WITH_MODEL:
         return "critic, no model", "0"
-    device = recipe.scorer_device(scorer)
-    if scorer.kind not in OPEN_CLIP_KINDS:
-        return f"critic, {device}", "unknown"
-    if scorer.options.get("path", scorer.path) is None:
-        return f"critic, {device}", "trained by the run"
-    found = scorer_memory(scorer)
-    return f"critic, {device}", "unknown" if found is None else _gib(found.weights)
+    where = f"critic, {recipe.scorer_device(scorer)}"
+    if recipe.rewards.offload and recipe.scorer_device(scorer).startswith("cuda"):
+        where += "; main memory while the learner works"
+    if scorer.kind in WITH_MODEL and scorer.options.get("path", scorer.path) is None:
+        return where, "trained by the run"
+    found = scorer_memory(scorer, recipe.sampling.image_size)
+    return where, "unknown" if found is None else _gib(found.weights)
 
 
 def _gib(size: float) -> str:

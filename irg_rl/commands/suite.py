@@ -25,8 +25,9 @@ from irg_rl.suites.judging import (
 )
 from irg_rl.suites.reading import read_folders, to_markdown
 from irg_rl.suites.trees import FINAL, open_drawn, write_whole
-from rewards.judge import JudgeScorer, to_png
+from rewards.judge import to_png
 from rewards.judge_client import JudgeFailure, Question
+from rewards.judge_connection import connect
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 120.0, 2, 0.5
 
@@ -74,10 +75,11 @@ def judge_suite(
         raise InputError(f"{suite.title} needs the official question: --template FILE (docs/suites.md says from where)")
     words = template.read_text(encoding="utf-8-sig") if template is not None else ""
     drawn, fields = open_drawn(suite, folder, prompts), _fields(extra_body)
-    client = JudgeScorer(
+    client = connect(
         base_url=url, model=model, api_key_env=api_key_env, concurrency=concurrency, timeout=TIMEOUT_S,
-        retries=RETRIES, backoff=BACKOFF_S, cache_size=0, max_tokens=judged.max_tokens, extra_body=fields,
-    ).client  # fmt: skip
+        retries=RETRIES, backoff=BACKOFF_S, breaker_after=0, cache_size=0, max_tokens=judged.max_tokens,
+        extra_body=fields,
+    )  # fmt: skip
     digest = template_digest(words) if words else BUILT_IN
     protocol = Protocol(suite.name, model, digest, judged.max_tokens, extra_body=json.dumps(fields, sort_keys=True))
     done: list[tuple[Path, Log]] = []
@@ -109,7 +111,7 @@ def _fields(text: str) -> dict[str, Any]:
 
 
 def _question(ask: Ask, png: bytes) -> Question:
-    return Question(ask.text, (png,), ("", ""))  # empty words, because the suite reads the answer itself
+    return Question(ask.text, (png,))
 
 
 def png_of(path: Path) -> bytes:

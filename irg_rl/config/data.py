@@ -19,9 +19,10 @@ from irg_rl.config.data_questions import (
     THINK,
     THINK_OF_IMAGE,
 )
-from irg_rl.config.explain import explain
-from irg_rl.config.load import RecipeError, recipe_settings, split_override
-from irg_rl.config.shipped import data_recipe_path
+from irg_rl.config.explain import ExplainedError, explain, unknown_setting
+from irg_rl.config.load import RecipeError, nearest_shipped, recipe_settings, split_override
+from irg_rl.config.recipe import Recipe
+from irg_rl.config.shipped import data_recipe_path, shipped_data_recipes
 from irg_rl.imports import remember_folders
 from irg_rl.learning_modes import MODES
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, dotted, nearest, not_finite
@@ -145,6 +146,14 @@ class ImagesRecipe(Section):
     def names_are_dotted(cls, settings: Any) -> Any:
         """Return the settings with dotted names. An override such as images.settings.sampling.shift=3 nests them."""
         return dict(dotted(settings)) if isinstance(settings, dict) else settings
+
+    @field_validator("settings")
+    @classmethod
+    def names_are_of_a_recipe(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        lines = [line for name in settings for line in unknown_setting(name, Recipe, "images.settings")]
+        if lines:
+            raise ExplainedError(lines)
+        return settings
 
     @model_validator(mode="after")
     def one_source_is_named(self):
@@ -279,13 +288,19 @@ def load_data_recipe(named: str | Path, overrides: list[str] | tuple[str, ...] =
     """Read a data recipe and return it. `named` is a file, or the name of a shipped data recipe. `overrides` have the
     form key.sub=value. Raises RecipeError with every problem that was found."""
     file = data_recipe_path(named)
+    if not file.exists():
+        near = nearest_shipped(file.name.removesuffix(".yaml"), shipped_data_recipes())
+        raise RecipeError(f"{file}: no such recipe{near}; `irg-rl ls` lists all")
     settings = recipe_settings(file)
     remember_folders(file.parent)
-    try:
-        for key, value in map(split_override, overrides):
+    for key, value in (split_override(override, short={}) for override in overrides):
+        try:
             OmegaConf.update(settings, key, value, merge=True, force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+            raise RecipeError(f"'{key}={value}': cannot be applied: {error}") from error
+    try:
         data = OmegaConf.to_container(settings, resolve=True)
-    except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+    except OmegaConfBaseException as error:
         raise RecipeError(f"{named}: {error}") from error
     try:
         return DataRecipe.model_validate(data)

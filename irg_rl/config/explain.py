@@ -25,7 +25,8 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
     if problem["type"] == "extra_forbidden":
         known = _known_settings(location[:-1], root)
         if elsewhere := _places_of(location[-1], root):
-            return [f"{setting}: unknown setting; did you mean {' or '.join(elsewhere)}?"]
+            above = f"{prefix}." if prefix else ""
+            return [f"{setting}: unknown setting; did you mean {' or '.join(above + one for one in elsewhere)}?"]
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         if near:
             place = ".".join(setting.split(".")[:-1] + [near[0]])
@@ -39,6 +40,17 @@ def explain(problem: Any, root: type[BaseModel], prefix: str = "") -> list[str]:
         return [f"{setting}: {line}" if setting else line for line in lines]
     value = "" if problem["type"] == "missing" else f" (given: {problem['input']!r:.80})"
     return [f"{setting or 'the recipe'}: {problem['msg']}{value}"]
+
+
+def unknown_setting(name: str, root: type[BaseModel], prefix: str) -> list[str]:
+    """Return a readable line if there is no setting with the dotted name `name` in the section class `root`, else an
+    empty list. `prefix` is put before the name. What is inside free settings (such as options) is not checked."""
+    parts = name.split(".")
+    for place, part in enumerate(parts):
+        known = _known_settings(parts[:place], root)
+        if known and part not in known:
+            return explain({"type": "extra_forbidden", "loc": parts[: place + 1]}, root, prefix)
+    return []
 
 
 def _known_settings(location: list[str], root: type[BaseModel]) -> list[str]:

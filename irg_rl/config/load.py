@@ -65,7 +65,7 @@ def recipe_settings(path: Path, beneath: tuple[Path, ...] = ()) -> DictConfig:
         raise RecipeError(f"{beneath[0]}: extends: {' -> '.join(map(str, (*beneath, path)))} never ends")
     if not path.exists():
         asking = f"{beneath[-1]}: extends: " if beneath else ""
-        near = nearest_shipped(path.name.removesuffix(".yaml"))
+        near = nearest_shipped(path.name.removesuffix(".yaml"), shipped_recipes())
         raise RecipeError(f"{asking}{path}: no such recipe{near}; `irg-rl ls` lists all")
     try:
         settings = OmegaConf.load(path)  # also refuses a setting that is given twice
@@ -114,10 +114,10 @@ def _names_first(overrides: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return sorted(overrides, key=lambda override: override[0] not in names)
 
 
-def nearest_shipped(name: str) -> str:
-    """Return the end of an error message about a missing recipe. The text suggests the shipped recipe with the name
-    most similar to `name`. Returns an empty string if no name is similar."""
-    near = difflib.get_close_matches(name, list(shipped_recipes()), n=1, cutoff=0.6)
+def nearest_shipped(name: str, shipped: Iterable[str]) -> str:
+    """Return the end of an error message about a missing recipe. The text suggests the one of the shipped recipes
+    whose name is most similar to `name`. Returns an empty string if no name is similar."""
+    near = difflib.get_close_matches(name, list(shipped), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -137,13 +137,14 @@ def changed_recipe(recipe: Recipe, settings: Mapping[str, Any], where: str) -> R
     return parse_recipe(data, where)
 
 
-def split_override(override: str) -> tuple[str, Any]:
-    """Split `key=value` into the dotted name and the value. Raises RecipeError if the override has another form."""
+def split_override(override: str, short: Mapping[str, str] = SHORT_NAMES) -> tuple[str, Any]:
+    """Split `key=value` into the dotted name and the value. `short` maps short names of settings to their full names.
+    Raises RecipeError if the override has another form."""
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"{override!r}: an override is written key=value, for example rl.updates=20")
     try:
-        return SHORT_NAMES.get(key, key), yaml.safe_load(value)
+        return short.get(key, key), yaml.safe_load(value)
     except YAMLError as error:
         raise RecipeError(f"{override!r}: cannot be applied: {error}") from error
 

@@ -234,6 +234,17 @@ class Recipe(Section):
             return [f"rl.noise.window_size {size} is wider than rl.noise.window_range [{low}, {high}){last}"]
         return []
 
+    def _of_offload(self) -> list[str]:
+        if not self.rewards.offload:
+            return []
+        if self.rl is None or not self.scores_on_gpu:
+            return ["rewards.offload has no effect: it moves models of scorers that are on a GPU in RL"]
+        if self.engine.gpu_share == 1:
+            return ["rewards.offload has no use: with engine.gpu_share 1 no learner is on the GPU of the scorers"]
+        if self.rl.staleness:
+            return [f"rewards.offload needs rl.staleness 0, not {self.rl.staleness}: they pause while RL learns"]
+        return []
+
     def _of_engine(self) -> list[str]:
         problems = []
         if self.engine.dtype == "bf16" and self.engine.device == "cpu":
@@ -242,6 +253,7 @@ class Recipe(Section):
             problems.append(f"engine.dtype bf16 needs engine.zero_stage 2 or 3, found {self.engine.zero_stage}")
         if self.rewards.device == "cuda" and self.engine.device == "cpu":
             problems.append("rewards.device cuda needs engine.device cuda; leave it out on the CPU")
+        problems += self._of_offload()
         if self.engine.gpu_share < 1 and self.engine.device == "cpu":
             problems.append("engine.gpu_share needs engine.device cuda; leave it out on the CPU")
         if self.engine.gpu_share < 1 and self.engine.learner_ranks > 1:

@@ -23,11 +23,19 @@ FORMS_OF_KIND: dict[str, tuple[Form, ...]] = {
     "form": ("reflection",),
     "length": ("reflection",),
     "repetition": ("reflection",),
+    "decomposed": ("image",),
+    "geneval2": ("image",),
+    "ocr": ("image",),
 }
 """The built-in kinds of scorers, and what each of them can score."""
 SCORER_KINDS = tuple(FORMS_OF_KIND)
 OPEN_CLIP_KINDS = ("clip", "hps")
 """Kinds of scorers with a model of open_clip. The run trains it itself if the recipe names no released model."""
+ATOMIC_KINDS = ("decomposed", "geneval2")
+"""Kinds of scorers that ask a judge over HTTP several questions about each image. The embedded judge cannot answer
+them."""
+JUDGE_KINDS = ("judge", *ATOMIC_KINDS)
+"""Kinds of scorers with a judge over HTTP."""
 WITH_MODEL = (*OPEN_CLIP_KINDS, "pickscore", "mllm")
 """Kinds of scorers that load a model into the process that scores. They have a path and a device."""
 Condition = str | int | bool
@@ -37,8 +45,8 @@ Condition = str | int | bool
 class ScorerRecipe(Section):
     name: str
     kind: str
-    """Kind of scorer: verifier, clip, hps, pickscore, jpeg, judge, mllm, form, length, repetition, remote (served by
-    `irg-rl reward serve`), or your own class or function as package.module:Name."""
+    """Kind of scorer: verifier, clip, hps, pickscore, jpeg, ocr, judge, decomposed, geneval2, mllm, form, length,
+    repetition, remote (served by `irg-rl reward serve`), or your own class or function as package.module:Name."""
     of: Form = Field(default="image", exclude_if=lambda of: of == "image")
     """What the scorer scores. image: every image, for its prompt. reflection: every reflection, together with the image
     that it is about. edit: every refined image, together with the image before it and the reflection between the two.
@@ -56,11 +64,11 @@ class ScorerRecipe(Section):
     """Only for clip, hps, pickscore and mllm: folder of a released model. For clip and hps it may also be a checkpoint
     file. null: the run trains a small clip or hps model on the task."""
     base_url: str | None = None
-    """judge: address of an OpenAI-compatible endpoint. null: the embedded judge on 127.0.0.1. remote: address that
-    `irg-rl reward serve` has printed."""
+    """judge, decomposed, geneval2: address of an OpenAI-compatible endpoint. null, only for judge: the embedded judge
+    on 127.0.0.1. remote: address that `irg-rl reward serve` has printed."""
     model: str = "judge"
     api_key_env: str | None = None
-    """Only for judge and remote: name of the environment variable that holds the key or token."""
+    """Only for scorers with a `base_url`: name of the environment variable that holds the key or token."""
     timeout_s: Rate = 30.0
     concurrency: Positive = 8
     options: dict[str, Any] = {}
@@ -70,7 +78,8 @@ class ScorerRecipe(Section):
     @model_validator(mode="after")
     def settings_are_of_the_kind(self):
         over_http = {"base_url", "api_key_env", "timeout_s", "concurrency"}
-        foreign = {"judge": set(), "remote": {"model"}}.get(self.kind, {*over_http, "model"})
+        foreign = {"remote": {"model"}}.get(self.kind, {*over_http, "model"})
+        foreign = set() if self.kind in JUDGE_KINDS else foreign
         foreign |= set() if self.kind in WITH_MODEL else {"path"}
         fields = type(self).model_fields
         given = sorted(name for name in foreign if vars(self)[name] != fields[name].default)
@@ -93,9 +102,13 @@ class ScorerRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def a_remote_scorer_has_an_address(self):
-        if self.kind == "remote" and self.base_url is None and "base_url" not in self.options:
+    def a_served_scorer_has_an_address(self):
+        if self.base_url is not None or "base_url" in self.options:
+            return self
+        if self.kind == "remote":
             raise ValueError("base_url: a remote scorer needs the address that `irg-rl reward serve` has printed")
+        if self.kind in ATOMIC_KINDS:
+            raise ValueError(f"base_url: a scorer of kind {self.kind!r} needs the address of a judge")
         return self
 
     @model_validator(mode="after")
@@ -139,6 +152,9 @@ class RewardRecipe(Section):
     device: Literal["cpu", "cuda"] | None = Field(default=None, exclude_if=lambda device: device is None)
     """Device of the clip, hps, pickscore and mllm models. null: `engine.device`. In RL on GPUs these models are on the
     GPU of one of the rollout actors. A scorer may have its own device in its `options`, which wins."""
+    offload: bool = Field(default=False, exclude_if=lambda on: not on)
+    """True: while the learner of RL works, the clip, hps, pickscore and mllm models are in main memory and not on their
+    GPU. So a learner on the same GPU has more room. It needs `engine.gpu_share` below 1 and `rl.staleness` 0."""
     max_failure_share: Share = 0.2
     """The run stops if more than this share of a scorer's recent scores failed."""
     judge_errs: Share = Field(default=0.0, exclude_if=lambda share: not share)

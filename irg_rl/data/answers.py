@@ -18,9 +18,9 @@ from irg_rl.config.data import BudgetRecipe, JudgeRecipe, ServiceRecipe
 from irg_rl.errors import InputError
 from irg_rl.redact import redact_text
 from irg_rl.text_in import parse_json
-from rewards.judge import JudgeScorer
 from rewards.judge_answer import Unanswered
 from rewards.judge_client import JudgeClient, JudgeFailure, Question
+from rewards.judge_connection import connect
 
 GIVE_UP = 32
 """If this many questions to one service have failed and none was ever answered, the build ends with an error."""
@@ -160,7 +160,7 @@ class Service:
         Raises QuestionFailed if there is no usable answer, ScorerUnavailable if the server refuses every question, and
         InputError if the first GIVE_UP questions all failed.
         """
-        question = Question(text, tuple(pngs), ("", ""))  # empty words, because `read` reads the answer
+        question = Question(text, tuple(pngs))
         key = self._key(question)
         if is_remembered and key in self.log.places:
             return self.log.answer(key)
@@ -214,8 +214,9 @@ class Service:
 
 def _client(settings: ServiceRecipe, base_url: str) -> JudgeClient:
     logprobs = isinstance(settings, JudgeRecipe) and settings.logprobs
-    return JudgeScorer(
+    return connect(
         base_url=base_url, model=settings.model, api_key_env=settings.api_key_env, timeout=settings.timeout_s,
-        retries=settings.retries, backoff=BACKOFF_S, cache_size=0, max_tokens=settings.max_tokens, logprobs=logprobs,
-        extra_body=settings.extra_body, headers=settings.headers, key_over_http=settings.key_over_http,
-    ).client  # fmt: skip
+        retries=settings.retries, backoff=BACKOFF_S, breaker_after=0, cache_size=0, max_tokens=settings.max_tokens,
+        logprobs=logprobs, extra_body=settings.extra_body, headers=settings.headers,
+        key_over_http=settings.key_over_http,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from irg_rl.cluster.placement import in_stock, living_nodes
 from irg_rl.cluster.ray_runtime import RayStartError
 from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import OWN_REFINED, Recipe, RecipeError, ScorerRecipe, nearest
-from irg_rl.config.rewards import OPEN_CLIP_KINDS
+from irg_rl.config.rewards import JUDGE_KINDS, OPEN_CLIP_KINDS
 from irg_rl.driver.prepare import OWN_ROWS
 from irg_rl.driver.room import asked_by_rl, asked_by_sft
 from irg_rl.driver.scorers import spec_of
@@ -27,6 +27,7 @@ from irg_rl.records import group_folders
 from irg_rl.redact import redact, redact_text
 from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
+from rewards.atomic import AtomicScorer
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec, scorer_constructor, typed_options
 from rewards.judge import JudgeScorer
@@ -36,7 +37,7 @@ from sft.dataset import DataError, Rejections, RowSource
 
 JUDGE_PATIENCE_S = 10.0
 """How many seconds a judge may take to answer the test question."""
-QUICK = ("judge", "remote", "jpeg", "form", "length", "repetition")
+QUICK = (*JUDGE_KINDS, "remote", "jpeg", "ocr", "form", "length", "repetition")
 """Kinds of scorers that are made at once, without a model or a task. So a check can make them, which finds options that
 contradict each other."""
 
@@ -64,7 +65,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
             problems.append(f"rewards.scorers: {scorer.name} finds no model at {path}")
         try:
             try_scorer(recipe, scorer)
-            if scorer.kind in ("judge", "remote") and scorer.base_url is not None:
+            if scorer.kind in (*JUDGE_KINDS, "remote") and scorer.base_url is not None:
                 ask_server(recipe, scorer)
         except ScorerUnavailable as error:
             problems.append(f"rewards.scorers: {scorer.name}: {error}")
@@ -238,7 +239,7 @@ def ask_server(recipe: Recipe, scorer: ScorerRecipe) -> None:
     options = spec_of(recipe, scorer, Path("scorers"))["options"]
     patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
     server = scorer_constructor(scorer.kind, scorer.of)(**options | patience, name=scorer.name)
-    assert isinstance(server, JudgeScorer | RemoteScorer)
+    assert isinstance(server, JudgeScorer | AtomicScorer | RemoteScorer)
     server.check()
 
 

@@ -74,6 +74,7 @@ class Collector:
     why_empty: Callable[[str], str]  # a name for some groups -> why these groups have nothing to train on
     advice: str  # for the error message: what to change if no group has anything to train on
     groups_per_batch: int = 1
+    offload: bool = False  # the scorers' models leave the GPU after the last group (see RewardRecipe.offload)
     scored: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
     under_way: set[Batch] = field(default_factory=set)  # batches that are being sampled or scored
     waiting: dict[Batch, list[tuple[ScoredSummary, ObjectRef]]] = field(default_factory=dict)  # scored, in any order
@@ -131,8 +132,10 @@ class Collector:
         sampled again. The same ids and the same weights give the same samples.
         """
         sampled = self.rollouts.poll(0.0)
-        for done in sampled:
-            self.critics.submit(done.id, "score_groups", *done.others, returns=1 + len(done.others))
+        for number, done in enumerate(sampled, 1):
+            is_last = number == len(sampled) and not self.rollouts.outstanding()
+            method = "score_groups_and_rest" if self.offload and is_last else "score_groups"
+            self.critics.submit(done.id, method, *done.others, returns=1 + len(done.others))
         scored = self.critics.poll(0.0)
         for done in scored:
             assert isinstance(done.id, tuple)

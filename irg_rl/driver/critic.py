@@ -22,6 +22,7 @@ from irg_rl.driver.drawn import drawn_statistics, scored_statistics
 from irg_rl.prompts import fits
 from irg_rl.trajectory import Group, Prompt
 from rewards.hub import RewardHub
+from rewards.offload import Offload
 from rewards.segments import score_group
 
 
@@ -118,12 +119,21 @@ class Critic:
     def __init__(self, specs: list[dict], settings: CriticSettings, threads: int, max_failure_share: float) -> None:
         take_thread_share(threads)
         self.hub = RewardHub(specs, max_failure_share=max_failure_share)
+        self.offload = Offload(self.hub.scorers.values())
         self.settings = settings
 
     def score_groups(self, *groups: Group) -> tuple[list[ScoredSummary], *tuple[Group, ...]]:
         """Score the images and segments of each group, and compute the advantages. Store the scores and the advantages
         in the group. Return a tuple: a list with one summary per group, and then the same groups."""
+        self.offload.wake()
         return [self.score_group(group)[0] for group in groups], *groups
+
+    def score_groups_and_rest(self, *groups: Group) -> tuple[list[ScoredSummary], *tuple[Group, ...]]:
+        """Do the same as `score_groups`, and then move the models of the scorers to main memory. The next call moves
+        them back."""
+        scored = self.score_groups(*groups)
+        self.offload.rest()
+        return scored
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
         """Score the images and segments of a group, and compute the advantages. Store the scores and the advantages in

@@ -124,7 +124,7 @@ def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -
     return Collector(
         slots, rollouts, critics, PromptOrder(rl_prompts(run), recipe.rl_seed, rl.prompt_mix), rl.group_size,
         DroppedSamples(run.path("dropped.jsonl")), algorithm.why_empty, algorithm.advice,
-        rl.groups_per_batch,
+        rl.groups_per_batch, recipe.rewards.offload,
     )  # fmt: skip
 
 

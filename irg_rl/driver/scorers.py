@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from irg_rl.config import Recipe, ScorerRecipe
-from irg_rl.config.rewards import WITH_MODEL
+from irg_rl.config.rewards import JUDGE_KINDS, WITH_MODEL
 from irg_rl.driver.prepare import as_world
 from irg_rl.errors import InputError
 from irg_rl.task import Pixels, task_of
 from irg_rl.trajectory import Prompt
 from rewards.hub import RewardHub
 from rewards.judge_process import JudgeProcess
+
+KEPT = ("cache_folder", "split_folder")
+"""Options that name folders of a scorer with a judge."""
 
 
 @contextmanager
@@ -42,11 +45,15 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
     """
     spec = {"name": scorer.name, "kind": scorer.kind, "weight": scorer.weight, "held_out": scorer.held_out}
     spec |= {"of": scorer.of, "when": scorer.when}
-    if scorer.kind == "judge":
+    own = dict(scorer.options)
+    if scorer.kind in JUDGE_KINDS:
         options = {
             "base_url": scorer.base_url or judge_url, "model": scorer.model, "timeout": scorer.timeout_s,
             "concurrency": scorer.concurrency, "api_key_env": scorer.api_key_env or "",
         }  # fmt: skip
+        folders = {name: folder for name in KEPT if isinstance(folder := scorer.options.get(name), str) and folder}
+        # an actor may have another working folder
+        own |= {name: str(Path(folder).expanduser().absolute()) for name, folder in folders.items()}
     elif scorer.kind == "remote":
         options = {
             "base_url": scorer.base_url, "timeout": scorer.timeout_s, "concurrency": scorer.concurrency,
@@ -69,7 +76,7 @@ def spec_of(recipe: Recipe, scorer: ScorerRecipe, trained: Path | None, judge_ur
         }  # fmt: skip
     else:
         options = {}
-    return {**spec, "options": {**options, **scorer.options}}
+    return {**spec, "options": {**options, **own}}
 
 
 @contextmanager

@@ -10,29 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from irg_rl.errors import InputError
+from irg_rl.soft_tifa import NoProbabilities, accepted, aggregate, asked, first_token_probability
 from irg_rl.suites.base import Facts, Picture, Suite
 from irg_rl.suites.files import json_lines, number, whole_json
 from irg_rl.suites.groups import everyone
-from irg_rl.suites.judging import Ask, Judged, probability
+from irg_rl.suites.judging import Ask, BadAnswer, Judged
 from irg_rl.suites.scores import Figure, ItemScore, Key, Results, mean_of
 from irg_rl.trajectory import Prompt
 
 RESULTS, PATHS = "score_lists.json", "image_paths.json"
 AM, GM, SKILL = "am", "gm", "skill "
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
-
-def accepted(answer: str) -> tuple[str, ...]:
-    """Return all accepted spellings of the right answer `answer`. The score of a question is the probability that the
-    first token of the judge's answer is one of them. There are spellings with and without a capital letter, and with
-    and without a leading space. For a number word, the digits are accepted too."""
-    words = [answer.lower(), answer.lower().capitalize()]
-    if answer.lower() in NUMBERS:
-        words.append(str(NUMBERS.index(answer.lower()) + 1))
-    return tuple(dict.fromkeys(space + word for word in words for space in ("", " ")))
 
 
 class GenEval2(Suite, Judged):
@@ -97,9 +85,7 @@ class GenEval2(Suite, Judged):
         """Return metric -> score for one prompt, computed from the scores of its atoms (the single facts of the
         prompt). The metrics are the arithmetic mean, the geometric mean and one metric per skill. For a skill, the
         score is a pair of numbers: the sum of the scores of its atoms, and how many atoms it has."""
-        with np.errstate(divide="ignore"):
-            gm = float(np.exp(np.log(atoms).mean()))
-        scores = {AM: ItemScore(float(np.mean(atoms))), GM: ItemScore(gm)}
+        scores = {AM: ItemScore(aggregate(atoms, "mean")), GM: ItemScore(aggregate(atoms, "geometric"))}
         for skill in dict.fromkeys(prompt.metadata["skills"]):
             mine = [a for a, s in zip(atoms, prompt.metadata["skills"], strict=True) if s == skill]
             scores[SKILL + skill] = ItemScore(sum(mine), float(len(mine)))
@@ -120,10 +106,13 @@ class GenEval2(Suite, Judged):
 
     def asks(self, prompt: Prompt, template: str) -> list[Ask]:
         pairs = zip(self.ask_names(prompt), prompt.metadata["questions"], strict=True)
-        return [Ask(name, f"{question} Answer in one word.", accepted(answer)) for name, (question, answer) in pairs]
+        return [Ask(name, asked(question), accepted(answer)) for name, (question, answer) in pairs]
 
     def answer(self, ask: Ask, completion: object) -> float:
-        return probability(completion, ask.accepted)
+        try:
+            return first_token_probability(completion, ask.accepted)
+        except NoProbabilities as error:
+            raise BadAnswer(str(error)) from error
 
     def judged(self, prompt: Prompt, answers: dict[str, Any]) -> dict[str, ItemScore]:
         return self._scores(prompt, [answers[name] for name in self.ask_names(prompt)])

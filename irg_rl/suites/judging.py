@@ -8,7 +8,6 @@ asks them again. A failure never becomes a score.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -349,18 +348,6 @@ def verdict(completion: object) -> float:
     if bool(right) == bool(wrong):
         raise BadAnswer(f"neither yes (1) nor no (0), or both, in {said(completion)[:120]!r}")
     return 1.0 if right else 0.0
-
-
-def probability(completion: object, accepted: Sequence[str]) -> float:
-    """Return the probability that the first token of the judge's answer is one of the accepted spellings. The server
-    returns some alternatives for this token, with their probabilities. The result is the sum over all alternatives that
-    are accepted spellings. Raises BadAnswer if the server returned no probabilities."""
-    try:
-        first = _first_choice(completion)["logprobs"]["content"][0]["top_logprobs"]
-        found = {str(one["token"]): math.exp(min(float(one["logprob"]), 0.0)) for one in first}
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise BadAnswer("no log-probabilities in the answer: the judge's server must send top_logprobs") from error
-    return min(sum(found.get(word, 0.0) for word in accepted), 1.0)
 
 
 def _first_choice(completion: Any) -> Any:

@@ -46,9 +46,14 @@ class ScriptedCritic:
     def score_groups(self, *bodies: tuple[int, int, tuple[int, ...]]) -> tuple:
         return [self.summary(group, version) for group, version, _ in bodies], *bodies
 
+    def score_groups_and_rest(self, *bodies: tuple[int, int, tuple[int, ...]]) -> tuple:
+        summaries, *_ = self.score_groups(*bodies)
+        summaries[-1].counts["rests"] = 1.0
+        return summaries, *bodies
+
     def summary(self, group: int, version: int) -> ScoredSummary:
         said = self.script[min(group, len(self.script) - 1)]
-        return ScoredSummary(group=group, version=version, **PLAIN | said)
+        return ScoredSummary(group=group, version=version, **PLAIN | {"counts": {}} | said)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,15 @@ def test_groups_started_together_share_a_batch_and_those_that_replace_them_too(c
         collector.pump(0.2, 0)
     together = [ray.get(body)[2] for _, body in taken]
     assert together == [(0, 1, 2), (3, 4), (3, 4), (5, 6), (5, 6)]
+
+
+def test_scorers_leave_the_gpu_after_the_last_group_of_an_update_and_after_one_that_replaces_it(collect):
+    collector = collect([FINE, FINE, FINE, FINE, FINE, FLAT, FINE], SlotBuffer(3, staleness=0))
+    update(collector, 0)
+    assert "rests" not in collector.counts
+    collector.offload = True
+    assert update(collector, 1) == [3, 4, 6]
+    assert collector.counts["rests"] == 2
 
 
 def test_groups_without_any_advantage_are_left_out_of_an_update(collect, tmp_path):

@@ -55,6 +55,15 @@ def test_a_held_out_scorer_that_fails_leaves_no_sample_out():
     assert all(t.segments[0].advantage is not None for t in group.trajectories)
 
 
+def test_models_rest_after_the_last_group_and_wake_for_the_next_one():
+    judge = critic({"name": "moving", "kind": "tests.rewards.scorers:Moving"})
+    judge.score_groups(painted([51], [102]))
+    told, group = judge.score_groups_and_rest(painted([51], [102]))
+    assert told[0].group == group.id and judge.offload.away
+    judge.score_groups(painted([51], [102]))
+    assert judge.hub.scorers["moving"].went == ["scores", "scores", "cpu", "cpu", "scores"]
+
+
 def test_a_group_that_the_clamp_leaves_without_advantages_is_empty():
     told, _ = critic(BRIGHTNESS, scheme="no_improve_clamp").score_group(painted([102, 51], [51, 51]))
     assert not told.has_spread and told.empty

@@ -48,6 +48,14 @@ def test_a_judge_elsewhere_gets_its_address_and_the_name_of_its_key_only(recipe,
     assert "sesame" not in str(options)
 
 
+def test_folders_of_a_judge_are_those_of_the_caller_whatever_the_folder_of_the_actor(recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    parts = {"name": "p", "kind": "decomposed", "base_url": "http://host:1/v1", "model": "m"}
+    folders = {"split_folder": "splits", "cache_folder": "/kept"}
+    options = specs(recipe, parts | {"options": folders})["p"]["options"]
+    assert (options["split_folder"], options["cache_folder"]) == (str(tmp_path / "splits"), "/kept")
+
+
 def test_held_out_scorers_have_no_weight_in_the_reward(recipe):
     run = Run.create(recipe)
     assert "clip" not in reward_weights(run.recipe) and set(reward_weights(run.recipe)) == {"verifier", "hps", "judge"}

@@ -18,7 +18,9 @@ from irg_rl.learner.checkpoint import CheckpointError, Snapshot
 from irg_rl.model.config import ModelConfig
 from irg_rl.prompts import read_prompts, write_prompts
 from rewards.endpoint import Reply
+from rewards.judge_answer import YES_OR_NO, Grade, RightWord
 from rewards.judge_client import JudgeFailure, parse_answer
+from rewards.splitting import parse_split
 from sft.rows import BrokenRow, decode_row, parse_row
 from tests.fuzz.mutations import VALUES, WORDS, mutated, mutated_bytes
 from tests.golden import ROOT
@@ -34,6 +36,10 @@ PROMPTS = [{"id": "a", "prompt": "a red circle", "metadata": {"tag": "x", "inclu
            {"prompt": "a dog", "tag": "y", "include": []}]  # fmt: skip
 ANSWER = spoken("<think>hm</think> Yes", ("<think>", {"<think>": 0.0}), ("hm", {"hm": -0.1, "Yes": -3.0}),
                 ("</think>", {"</think>": 0.0}), (" Yes", {" Yes": -0.2, "ĠNo": -1.7}))  # fmt: skip
+TEN = spoken("10", ("1", {"1": -0.3, "9": -1.5, "The": -4.0}), ("0", {"0": -0.1, "\n": -2.5}))
+EIGHT = spoken("8/10", ("8", {"8": -0.4, "9": -1.6, "1": -3.0, "10": -3.2}), ("/", {"/": 0.0}), ("10", {"10": 0.0}))
+WORD = spoken("Two", ("Two", {"Two": -0.2, "2": -2.0, "Three": -3.0}))
+ANSWERS = [(ANSWER, YES_OR_NO), (TEN, Grade()), (EIGHT, Grade()), (WORD, RightWord(("two", "Two", "2")))]
 SMOKE = yaml.safe_load((CONFIGS / "shapes-smoke.yaml").read_text())
 
 
@@ -60,15 +66,26 @@ def test_prompts_are_read_or_the_line_is_named(tmp_path, lines):
     assert read_prompts(path) == prompts
 
 
-@given(mutated_bytes(ANSWER))
-def test_an_answer_of_a_judge_is_a_probability_or_a_failure(data):
+@given(st.one_of(*(st.tuples(mutated_bytes(answer), st.just(form)) for answer, form in ANSWERS)))
+def test_an_answer_of_a_judge_is_a_score_or_a_failure(answered):
+    data, form = answered
     reply = Reply(200, data.decode("utf-8", errors="replace"), None)
     try:
-        value = parse_answer(reply, ("yes", "no"))
+        value = parse_answer(reply, form)
     except JudgeFailure as error:
         assert "the judge" in str(error)
         return
     assert isinstance(value, float) and math.isfinite(value) and 0 <= value <= 1
+
+
+@given(mutated_bytes(["Is there a cat?", "Is the cat black?"]))
+def test_a_split_prompt_is_questions_or_says_why_not(data):
+    try:
+        questions = parse_split(data.decode("utf-8", errors="replace"), most=4)
+    except InputError as error:
+        assert str(error)
+        return
+    assert 1 <= len(questions) <= 4 and all(question.endswith("?") for question in questions)
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,10 @@ def merged(*words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     return vocabulary, merges
 
 
-def qwen_vl(folder, answers: tuple[str, str] | None) -> None:
+def qwen_vl(folder, answers: tuple[str, str] | None, ends: bool = False) -> None:
     """Qwen2.5-VL with two small layers. With `answers` each of its tokens is one of these two words, and what it sees
-    decides how probable each is: dimension 0 of every state is large, and only the two have an output weight there."""
+    decides how probable each is: dimension 0 of every state is large, and only the two have an output weight there.
+    With `ends` the text ends after one of them: dimension 1 is large for these two alone."""
     vocabulary, merges = merged("yes", "no", "1", "2")
     tokenizer = Qwen2Tokenizer(vocabulary, merges)
     tokenizer.add_tokens([AddedToken(name, special=True) for name in SPECIAL])
@@ -71,6 +72,9 @@ def qwen_vl(folder, answers: tuple[str, str] | None) -> None:
             head[first] = 0.3 * torch.randn(head.shape[1])
             head[second] = -head[first]
             head[[first, second], 0] = 3.0
+            if ends:
+                model.get_input_embeddings().weight[[first, second], 1] = 40.0
+                head[ids("<|im_end|>"), 1] = 3.0
     sides = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
     size = {"shortest_edge": 64, "longest_edge": 4096}
     model.save_pretrained(folder)

@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from rewards.base import Preference
 
 
@@ -16,6 +18,28 @@ class Brightness:
 
     def score(self, images, prompts):
         return [float(image.mean()) / 255 for image in images]
+
+
+class Moving(Brightness):
+    """Has a real model, which writes down where it is moved, and where it is when it scores."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.went = went = []
+
+        class Model(torch.nn.Linear):
+            def to(self, device):
+                went.append(str(device))
+                return super().to(device)
+
+        self.model = Model(1, 1)
+
+    def models(self):
+        return [self.model]
+
+    def score(self, images, prompts):
+        self.went.append("scores")
+        return super().score(images, prompts)
 
 
 class Wordy(Brightness):

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from irg_rl.errors import InputError
 from irg_rl.trajectory import Prompt
 from rewards.base import Preference, ScorerUnavailable, TooManyFailures
+from rewards.build import ScorerSpec, build_scorer
 from rewards.hub import RewardHub
 from rewards.judge import JudgeScorer
+from rewards.judge_client import Patience
 from tests.rewards.servers import completion, endpoint
 
 PROMPT = Prompt("secret-id", "a photo of two red circles", {"tag": "counting", "include": ["the answer"]})
@@ -238,7 +241,8 @@ def test_a_judge_without_log_probabilities_is_asked_again_without_and_remembered
         assert judge.score([image(1), image(2), image(3)], [PROMPT] * 3) == [1.0, 1.0, 1.0]
         assert len(requests) == 4
     assert len(caplog.messages) == 1
-    assert "without logprobs, top_logprobs: its scores are 1 or 0 (unknown field: logprobs)" in caplog.text
+    said = "without logprobs, top_logprobs: its scores are 1 or 0, or whole grades (unknown field: logprobs)"
+    assert said in caplog.text
 
 
 def test_a_judge_that_counts_completion_tokens_gets_its_own_field():
@@ -322,3 +326,116 @@ def test_an_answer_that_crashes_parsers_is_a_failure(text):
 def test_settings_that_no_judge_can_have_are_refused(settings):
     with pytest.raises(ValueError, match="judge"):
         JudgeScorer("http://127.0.0.1:1/v1", **settings)
+
+
+def test_a_grade_is_the_expected_number_divided_by_ten_for_images_reflections_and_edits():
+    top = {"8": math.log(0.6), "9": math.log(0.2), "7": math.log(0.2)}
+    with endpoint(always(200, completion("8", top))) as (url, requests):
+        judge = JudgeScorer(url, answer="grade", **FAST)
+        judge.check()
+        assert judge.score([image(1)], [PROMPT]) == [pytest.approx(0.8)]
+        assert judge.score_reflections([image(1)], [PROMPT], ["it is red"]) == [pytest.approx(0.8)]
+        assert judge.score_edits([image(1)], ["make it red"], [image(2)], [PROMPT]) == [pytest.approx(0.8)]
+    bodies = [body for _, body, _ in requests]
+    assert {body["top_logprobs"] for body in bodies} == {20}
+    asked = [body["messages"][0]["content"][-1]["text"] for body in bodies]
+    assert all("from 0 to 10" in text for text in asked) and "two red circles" in asked[1]
+    assert '"it is red"' in asked[2] and '"make it red"' in asked[3]
+
+
+def test_a_grade_in_words_is_a_failure_with_its_reason():
+    with endpoint(always(200, completion("about 7 or 8"))) as (url, _):
+        judge = JudgeScorer(url, answer="grade", **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [None]
+        assert "where a whole number from 0 to 10 alone was asked for" in judge.last_error
+
+
+def test_a_server_with_few_alternatives_is_asked_for_few():
+    def reply(number, body):
+        many = body.get("top_logprobs", 0) > 5
+        return (400, "top_logprobs must be at most 5", 0.0) if many else (200, completion("8", {"8": 0.0}), 0.0)
+
+    with endpoint(reply) as (url, requests):
+        judge = JudgeScorer(url, answer="grade", **FAST)
+        assert judge.score([image(1)], [PROMPT]) == [0.8]
+        assert judge.score([image(2)], [PROMPT]) == [0.8]
+        assert [body["top_logprobs"] for _, body, _ in requests] == [20, 5, 5]
+
+
+def test_answers_on_disk_are_those_of_the_question_the_images_the_model_and_the_form(tmp_path):
+    with endpoint(always(200, completion("yes"))) as (url, requests):
+        kept = {"cache_folder": str(tmp_path), "model": "m", **FAST}
+        JudgeScorer(url, **kept).check()
+        assert JudgeScorer(url, **kept).score([image(1)], [PROMPT]) == [1.0]
+        assert JudgeScorer(url, **kept).score([image(1)], [PROMPT]) == [1.0]
+        assert len(requests) == 2
+        for other in ({"model": "n"}, {"question": "{prompt}? Answer yes or no."}, {"max_tokens": 9}):
+            JudgeScorer(url, **kept | other).score([image(1)], [PROMPT])
+        JudgeScorer(url, **kept).score([image(2)], [PROMPT])
+        assert JudgeScorer(url, answer="grade", question="{prompt}?", **kept).score([image(1)], [PROMPT]) == [None]
+        assert len(requests) == 7
+    dead = JudgeScorer(url, retries=0, **kept)
+    with pytest.raises(ScorerUnavailable, match="Connection refused"):
+        dead.check()
+    assert dead.score([image(1), image(3)], [PROMPT] * 2) == [1.0, None]
+
+
+def test_failures_are_not_kept_on_disk(tmp_path):
+    first_fails = lambda number, body: (200, completion("hm" if number == 1 else "no"), 0.0)  # noqa: E731
+    with endpoint(first_fails) as (url, requests):
+        for score in (None, 0.0, 0.0):
+            judge = JudgeScorer(url, model="m", cache_folder=str(tmp_path), **FAST)
+            assert judge.score([image(1)], [PROMPT]) == [score]
+        assert len(requests) == 2
+
+
+def test_a_cache_on_disk_needs_a_named_model(tmp_path):
+    with pytest.raises(ValueError, match="cache_folder: name the judge's `model`"):
+        JudgeScorer("http://127.0.0.1:1/v1", cache_folder=str(tmp_path))
+
+
+def test_a_dead_judge_is_left_in_peace_and_asked_again_after_a_while():
+    dead_at_first = lambda number, body: (503, "busy", 0.0) if number <= 3 else (200, completion("yes"), 0.0)  # noqa: E731
+    settings = {"retries": 0, "concurrency": 1, "breaker_after": 3, "breaker_pause": 0.3, **FAST}
+    with endpoint(dead_at_first) as (url, requests):
+        judge = JudgeScorer(url, **settings)
+        assert judge.score([image(level) for level in range(6)], [PROMPT] * 6) == [None] * 6
+        assert len(requests) == 3, "the other three failed at once"
+        assert "is not asked: no answer to the last 3 questions" in judge.last_error
+        time.sleep(0.35)
+        assert judge.score([image(1), image(2)], [PROMPT] * 2) == [1.0, 1.0]
+
+
+def test_refusals_are_answers_and_do_not_open_the_breaker():
+    with endpoint(always(400, "too large")) as (url, requests):
+        judge = JudgeScorer(url, concurrency=1, breaker_after=2, **FAST)
+        assert judge.score([image(level) for level in range(5)], [PROMPT] * 5) == [None] * 5
+        assert len(requests) == 5
+
+
+def test_pauses_grow_and_are_spread_but_never_shorter_than_the_server_asks():
+    patience = Patience(retries=2, backoff=1.0, jitter=0.5)
+    asked = ((0, None), (1, None), (0, 7.0))
+    pauses = [[patience.pause(*one) for _ in range(200)] for one in asked]
+    for own, shortest in zip(pauses, (1.0, 2.0, 7.0)):
+        assert shortest <= min(own) and max(own) <= 1.5 * shortest and max(own) - min(own) > 0.3 * shortest
+    assert Patience(retries=2, backoff=1.0, jitter=0.0).pause(2, None) == 4.0
+
+
+@pytest.mark.parametrize("settings", [
+    {"jitter": -1}, {"breaker_after": -1}, {"breaker_pause": math.inf}, {"top_logprobs": 21},
+])  # fmt: skip
+def test_settings_of_patience_are_checked(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        JudgeScorer("http://127.0.0.1:1/v1", **settings)
+
+
+def test_a_recipe_s_options_are_checked_against_all_settings_of_a_judge():
+    spec = {"name": "j", "kind": "judge", "base_url": "http://127.0.0.1:1/v1"}
+    for options, message in (
+        ({"jiter": 1}, "has no option 'jiter'; did you mean 'jitter'"),
+        ({"answer": "stars"}, "option answer"),
+        ({"breaker_after": "many"}, "option breaker_after"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build_scorer(ScorerSpec.from_dict(spec | options))

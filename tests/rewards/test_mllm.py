@@ -112,6 +112,20 @@ def test_an_answer_that_was_not_asked_for_is_a_failure(judge, images):
     assert "where '1' or '2' was asked for" in judge.last_error
 
 
+def test_a_grade_is_the_expected_number_divided_by_ten(tmp_path, images):
+    released.qwen_vl(tmp_path, answers=("7", "3"), ends=True)
+    judge = MllmScorer(tmp_path, precision="fp32", answer="grade", question="Grade {prompt} from 0 to 10.")
+    scores = judge.score(images, PROMPTS)
+    odds = [
+        log_odds(judge, f"Grade {prompt.text} from 0 to 10.", image, words=("7", "3"))
+        for image, prompt in zip(images, PROMPTS)
+    ]
+    assert scores == pytest.approx([(7 * sigmoid(x) + 3 * sigmoid(-x)) / 10 for x in odds], abs=1e-4)
+    assert 0.3 < min(scores) < max(scores) < 0.7
+    judge.max_tokens = 1
+    assert judge.score(images[:1], PROMPTS[:1]) == [None] and "cut off" in judge.last_error
+
+
 def test_the_hub_makes_it_from_a_recipe_s_settings(judge, folder, images):
     spec = {"name": "truth", "kind": "mllm", "of": "reflection", "path": str(folder), "precision": "fp32"}
     spec |= {"max_tokens": 1}
@@ -135,6 +149,8 @@ def test_what_cannot_be_loaded_or_asked_is_named(tmp_path):
         MllmScorer("/no/such")
     with pytest.raises(ScorerUnavailable, match="holds no multimodal model"):
         MllmScorer(tmp_path)
+    with pytest.raises(InputError, match="option answer: Input should be 'yes_no' or 'grade'"):
+        RewardHub([{"name": "m", "kind": "mllm", "path": str(tmp_path), "answer": "stars"}])
     with pytest.raises(InputError, match="lacks {prompt}"):
         MllmScorer(tmp_path, question="Is it good?")
     with pytest.raises(InputError, match="lacks {reflection}"):
