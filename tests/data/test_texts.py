@@ -76,6 +76,7 @@ def test_words_of_the_prompt_may_be_of_another_language():
 @pytest.mark.parametrize(("text", "expected"), [
     (REFLECTION, None),
     (DONE, None),
+    (REFLECTION.replace(f"### {IRG_HEADINGS[0]}", ""), Flaw.SECTION),
     (REFLECTION.replace(f"### {IRG_HEADINGS[1]}", ""), Flaw.SECTION),
     (REFLECTION.partition("The light")[0] + REFLECTION.partition("differ more.")[2], Flaw.SECTION),
     (REFLECTION[REFLECTION.index("###"):], Flaw.SECTION),

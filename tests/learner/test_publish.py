@@ -39,3 +39,4 @@ def test_the_digest_depends_on_names_and_bytes_and_not_on_order():
     first = publish([("a", a), ("b", b)], 1).digest
     assert publish([("b", b), ("a", a)], 1).digest == first
     assert publish([("a", b), ("b", a)], 1).digest != first
+    assert publish([("a", a), ("c", b)], 1).digest != first
