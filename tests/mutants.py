@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from queue import SimpleQueue
+from types import ModuleType
 
 import pytest
 from pytest import ExitCode
@@ -191,6 +192,7 @@ def _pytest(words: Sequence[str], tree: Path, said: Path) -> None:
     for name, module in list(sys.modules.items()):  # this module, and what it imports from the repository itself
         if (vars(module).get("__file__") or "").startswith(str(ROOT)):
             del sys.modules[name]
+    sys.modules["__main__"] = ModuleType("__main__")  # processes that tests start look it up
     os.chdir(tree)
     sys.path.insert(0, str(tree))
     os.environ["PYTHONPATH"] = str(tree)

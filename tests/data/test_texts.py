@@ -86,6 +86,11 @@ def test_a_reflection_needs_its_sections_or_says_that_nothing_has_to_change(text
     assert flaw(text, is_reflection=True) is expected
 
 
+def test_the_only_heading_may_not_be_missing():
+    text = "The tree is small and the sky is grey, make it larger"
+    assert flaw(text, is_reflection=True, headings=IRG_HEADINGS[:1]) is Flaw.SECTION
+
+
 def test_the_texts_of_the_shapes_world_have_no_mistakes():
     for prompt in make_prompts(200, "train", seed=3):
         text = mended(think_text(prompt.metadata)).text
