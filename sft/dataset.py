@@ -12,9 +12,12 @@ its own packs, and all ranks must draw the same rows.
 
 import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -23,10 +26,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from irg_rl.errors import UserError
+from sft.digests import FileDigests
 from sft.rows import BrokenRow, Part, decode_row, parse_row
 
 RowPlace = tuple[Path, int, int]
 """Where a row stands: (parquet file, number of the row group, number of the row within its group)."""
+
+ENOUGH_ROWS = 1000
+"""From so many rows of a folder on, the share of its rejected rows is taken as that of the whole folder."""
 
 
 class DataError(UserError, ValueError):
@@ -40,11 +47,16 @@ class Rejections:
     its row group (a block of rows in a parquet file).
 
     All ranks draw the same rows, so the first one lists for all what is broken when it is drawn. The others have
-    `is_first` = False. They list only rows of their own packs that turn out to be broken when they are decoded."""
+    `is_first` = False. They list only rows of their own packs that turn out to be broken when they are decoded.
+
+    `largest_share` is the budget: if more than this share of the rows of a folder is rejected, `require_budget` raises
+    DataError. What is left is then no longer the data that the user wanted to train on."""
 
     path: Path | None = None
     is_first: bool = True
+    largest_share: float = 1.0
     seen: set[tuple[str, int, int]] = field(default_factory=set)
+    _counts: Counter[str] = field(default_factory=Counter)  # folder -> number of its rejected rows
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self):
@@ -54,7 +66,7 @@ class Rejections:
         for line in text.split("\n"):
             with suppress(ValueError, KeyError, TypeError):  # a line may be cut off, if the disk was full
                 entry = json.loads(line)
-                self.seen.add((entry["file"], entry["group"], entry["row"]))
+                self._count(entry["file"], entry["group"], entry["row"])
         if self.is_first and text and not text.endswith("\n"):
             with self.path.open("a") as out:
                 out.write("\n")
@@ -63,13 +75,34 @@ class Rejections:
         """Add a row. `decoded` says that it was found to be broken when its images were decoded."""
         file, group, row = str(place[0].absolute()), *place[1:]  # a run may be resumed from another folder
         with self._lock:  # rows are drawn and decoded in different threads
-            if (file, group, row) in self.seen:
+            if not self._count(file, group, row):
                 return
-            self.seen.add((file, group, row))
             if self.path is None or not (self.is_first or decoded):
                 return
             with self.path.open("a") as out:
                 out.write(json.dumps({"file": file, "group": group, "row": row, "reason": reason}) + "\n")
+
+    def require_budget(self, folder: Path, drawn: int, rows: int) -> None:
+        """Raise DataError if too many rows of a folder are rejected. `drawn` is the number of different rows that have
+        been looked at so far, and `rows` the number of rows of the folder. The share is that of the rows looked at. As
+        long as these are fewer than ENOUGH_ROWS, it is that of ENOUGH_ROWS rows, or of all rows if there are fewer.
+        Otherwise the first broken row of a large folder would end the stage."""
+        rejected, of = self._counts[str(folder.absolute())], max(drawn, min(ENOUGH_ROWS, rows))
+        if rejected > self.largest_share * of:
+            named = "" if self.path is None else f"; {self.path} has the reasons"
+            raise DataError(
+                f"{folder}: {rejected} rows are rejected after {drawn} of {rows} were read, more than the share of "
+                f"{self.largest_share:.3g} that sft.rejected_share allows{named}: mend or remove these rows, or set a "
+                "larger share, and start a new run"
+            )
+
+    def _count(self, file: str, group: int, row: int) -> bool:
+        """Note a rejected row. Return False if it was noted before."""
+        if (file, group, row) in self.seen:
+            return False
+        self.seen.add((file, group, row))
+        self._counts[os.path.dirname(file)] += 1
+        return True
 
 
 class RowSource:
@@ -77,28 +110,30 @@ class RowSource:
     `conversation` of all `*.parquet` files in `folder`.
 
     A parquet file consists of row groups (blocks of rows). The first `hold_out` rows of the first row group are kept
-    for validation and are never drawn. `fingerprint` identifies the data. It is one hash over four facts about each
-    file: its name, its number of rows, its size, and its last 4 KiB, where parquet keeps an index of the contents.
-    Raises DataError if the folder has no readable file, or if a whole epoch gave no usable row.
+    for validation and are never drawn. `digests` keeps the hashes of the files.
+
+    Raises DataError in three cases: the folder has no readable file, a whole epoch gave no usable row, or more rows are
+    broken than the budget of `rejections` allows.
     """
 
-    def __init__(self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0):
+    def __init__(
+        self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0, digests: FileDigests | None = None
+    ):
         self.folder, self.seed, self.rejections, self.hold_out = folder, seed, rejections, hold_out
-        files = sorted(folder.glob("*.parquet"))
+        self.digests = digests or FileDigests()
+        self.files = files = sorted(folder.glob("*.parquet"))
         if not files:
             raise DataError(
                 f"{folder}: no parquet files; set sft.data to the folder that holds one folder of parquet per mode"
             )
         self.groups: list[tuple[Path, int]] = []
-        digest = hashlib.sha256()
+        self.rows: dict[tuple[Path, int], int] = {}  # row group -> its number of rows
         for file in files:
             metadata = _open(file).metadata
             self.groups += [(file, g) for g in range(metadata.num_row_groups)]
-            digest.update(f"{file.name}:{metadata.num_rows}:{file.stat().st_size}".encode())
-            digest.update(_tail(file))
+            self.rows |= {(file, g): metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)}
         if not self.groups:
             raise DataError(f"{folder}: the parquet files hold no rows")
-        self.fingerprint = digest.hexdigest()[:16]
         self.epoch = self.group = self.row = 0
         self._loaded: tuple[int, int] | None = None
         self._order_of_rows: list[int] = []
@@ -106,6 +141,25 @@ class RowSource:
         self._usable = 0
         self.last: RowPlace = (*self.groups[0], 0)
         """Where the row stands that `draw` returned last."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash that identifies the data: that of the names and whole contents of all files. The hash of a file is not
+        computed again as long as its size and the time of its last change stay the same (see FileDigests)."""
+        try:
+            digests = self.digests.of(self.files)
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror}); write it again") from error
+        named = [f"{file.name}:{digest}\n" for file, digest in zip(self.files, digests)]
+        return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
+
+    @property
+    def drawn(self) -> int:
+        """Number of different rows that have been looked at since the first epoch began."""
+        if self.epoch:
+            return sum(self.rows.values())
+        order = self._order(0)[: self.group]
+        return sum(self.rows[self.groups[chosen]] for chosen in order) + self.row
 
     def state(self) -> dict:
         cursor = {"epoch": self.epoch, "group": self.group, "row": self.row, "usable": self._usable}
@@ -130,15 +184,25 @@ class RowSource:
                     parts = parse_row(self._column[index].as_py())
                 except BrokenRow as error:
                     self.rejections.add(self.last, str(error))
+                    self._require_budget()
                     continue
                 self._usable += 1
                 return parts
             self._advance()
 
+    def reject(self, place: RowPlace, reason: str) -> None:
+        """Add a row whose images have turned out to be broken when they were decoded."""
+        self.rejections.add(place, reason, decoded=True)
+        self._require_budget()
+
+    def _require_budget(self) -> None:
+        self.rejections.require_budget(self.folder, self.drawn, sum(self.rows.values()))
+
     def reject_last(self, reason: str) -> None:
         """Add the row that `draw` returned last to the list of rejected rows. The caller uses this method if it cannot
         use the row, for example because the row is too long."""
         self.rejections.add(self.last, reason)
+        self._require_budget()
         self._usable -= 1
 
     def held_out(self) -> list[tuple[Part, ...]]:
@@ -154,6 +218,7 @@ class RowSource:
                 self.rejections.add((file, group, index), str(error))
                 continue
             rows.append(parts)
+        self._require_budget()
         return rows
 
     def _place(self) -> tuple[Path, int]:
@@ -196,12 +261,6 @@ def stored_rows(folder: Path) -> Iterator[tuple[Path, int, int, bytes | str | No
 def count_stored_rows(folder: Path) -> int:
     """Return the number of rows in the parquet files of a folder, without reading them."""
     return sum(_open(file).metadata.num_rows for file in sorted(folder.glob("*.parquet")))
-
-
-def _tail(file: Path, size: int = 4096) -> bytes:
-    with file.open("rb") as handle:
-        handle.seek(max(file.stat().st_size - size, 0))
-        return handle.read()
 
 
 def _open(file: Path) -> pq.ParquetFile:

@@ -140,7 +140,7 @@ class Learner:
 
         This method can raise three errors:
         * RatioError: `check_ratio` fails, or the sampling settings of a group differ from the settings of the learner.
-        * NonFiniteError: too many optimizer steps in a row are not finite.
+        * NonFiniteError: too many optimizer steps in a row are not finite (`engine.max_bad_steps` in the settings).
         * InputError: EMPTY_UPDATES updates in a row were skipped.
         """
         if not self._checked:

@@ -14,10 +14,12 @@ from irg_rl.driver.stages import BASELINE, do, ending_in_order, tracker_of
 from irg_rl.report.build import build_report
 
 
-def continue_sft(folder: Path) -> None:
+def continue_sft(folder: Path, restart_stage: bool = False) -> None:
     """Train and evaluate the baseline of the finished run in `folder`, and compare the RL model with the baseline. If
-    the training of the baseline was interrupted, continue it."""
+    the training of the baseline was interrupted, continue it. With `restart_stage`, begin it anew if all its
+    checkpoints are damaged."""
     run = Run.open(folder)
+    run.restarts_stage = restart_stage
     require_finished(run)
     require_machine(run.recipe)
     torch.manual_seed(run.recipe.seed)

@@ -19,6 +19,7 @@ from rich.table import Table
 from irg_rl.algorithms.learner import Learner
 from irg_rl.driver.prepare import model_path
 from irg_rl.driver.progress import bar, console
+from irg_rl.driver.resuming import tell
 from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner import checkpoint
@@ -79,7 +80,7 @@ def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
     recipe = run.recipe
     if recipe.engine.learner_ranks > 1:
         raise RunError(f"{run.folder}: replay has one learner rank, and the run had {recipe.engine.learner_ranks}")
-    begun = checkpoint.before(run.path("rl"), step)
+    begun = checkpoint.before(run.path("rl"), step, tell)
     first = 1 if begun is None else checkpoint.describe(begun, checked=True).step + 1
     missing = [number for number in range(first, step + 1) if not step_folder(run.folder, number).is_dir()]
     if missing:

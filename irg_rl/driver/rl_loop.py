@@ -12,7 +12,7 @@ never holds tensors. It holds only numbers and Ray's references to data in other
 import gc
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import ray
@@ -36,6 +36,7 @@ from irg_rl.driver.rl_settings import worker_settings
 from irg_rl.driver.room import ANYWHERE, CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
+from irg_rl.evaluate.learning import ENOUGH, FEW_SPREAD, SPREAD
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.prompts import PromptOrder, read_prompts
 from irg_rl.report.tracking import Tracker
@@ -130,6 +131,8 @@ class Loop:
     learners: Learners
     rollouts: Fleet
     critics: Fleet
+    spreads: list[float] = field(default_factory=list)  # of the last updates: share of groups with different rewards
+    is_warned: bool = False  # whether it was said that few groups have different rewards
 
     def run_all(self) -> dict:
         recipe = self.run.recipe.require_rl()
@@ -178,15 +181,15 @@ class Loop:
         while collector.busy and not training.done():
             collector.pump(0.05, update)  # with staleness > 0 sampling continues during the update
         result = self.learners.finish(training)
+        self.learners.keep_bad([body for _, body in batch])
         learned = time.monotonic()
         message = self.learners.publish()
         deadline = sending_limit(self.run.recipe, adapters_of(rl))
         answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
         require_acknowledged(message.version, message.digest, answers)
-        collector.slots.published(message.version)
+        collector.published(message.version, update, self.learners.skipped)
         trained = [summary for summary, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
-        result.pop("step")
         ledger = {f"ledger/{name}": float(count) for name, count in asdict(collector.slots.ledger).items()}
         told = {
             **summary(trained), **drawn(collector.left), **collector.counts, **ledger, "step/largest": message.step
@@ -195,10 +198,26 @@ class Loop:
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
         self.tracker.log("rl", self.learners.updates, metrics)
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
-        last = self.learners.updates >= rl.updates
-        if last or self.learners.updates % rl.checkpoint_every == 0:
-            self._save(collector)
+        self._warn_about_spread(told[SPREAD])
+        due = self.learners.updates % rl.checkpoint_every == 0 and not self.learners.bad
+        if due or self.learners.updates >= rl.updates or self.learners.bad == 1:
+            self._save(collector)  # `replay` repeats all bad updates but the first one from this checkpoint
+        self.learners.require_finite()
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
+
+    def _warn_about_spread(self, share: float) -> None:
+        """Print a warning, once in a run, if few of the groups of the last updates have different rewards. `share` is
+        the share of such groups since the last update."""
+        self.spreads = [*self.spreads, share][-ENOUGH:]
+        mean = _mean(self.spreads)
+        if self.is_warned or len(self.spreads) < ENOUGH or not mean < FEW_SPREAD:
+            return
+        self.is_warned = True
+        console.print(
+            f"warning: in the last {ENOUGH} updates only {mean:.0%} of the groups had rewards that differ; the others "
+            "teach nothing. Look at prompts of other difficulty, or at a larger rl.group_size",
+            soft_wrap=True, style="yellow",
+        )  # fmt: skip
 
     def _save(self, collector: Collector) -> None:
         self.learners.save({"slots": collector.slots.state()})

@@ -136,7 +136,7 @@ def check_gate_holds(run: Run, after: str) -> None:
     gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
     if entry is None or entry.get("gate", False) in (True, None):
         return
-    reasons = "; ".join(entry["failures"])
+    reasons = "; ".join(entry.get("failures", []))
     if gate.mode == "off" or gate.after != after:
         if after == "sft":
             why = "gate off" if gate.mode == "off" else "the gate applies after RL"

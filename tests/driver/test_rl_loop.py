@@ -7,6 +7,7 @@ from irg_rl.driver.learners import Learners
 from irg_rl.driver.rl_loop import Loop, critic_fleet, drawn, rollout_fleet
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.driver.stages import tracker_of
+from irg_rl.evaluate.learning import ENOUGH
 from tests.driver.begun import begun_run
 
 
@@ -22,6 +23,16 @@ def test_the_share_of_groups_with_spread_and_the_drawn_reward_count_groups_that_
     assert logged == {
         "drawn/first": pytest.approx(0.1), "drawn/last": pytest.approx(0.6), "drawn/groups": 4.0, "drawn/spread": 0.25,
     }  # fmt: skip
+
+
+def test_few_groups_with_spread_are_warned_about_once(capsys):
+    loop = Loop(*[None] * 5)
+    for _ in range(ENOUGH):
+        assert "warning" not in capsys.readouterr().out
+        loop._warn_about_spread(0.1)
+    assert "only 10% of the groups had rewards that differ" in " ".join(capsys.readouterr().out.split())
+    loop._warn_about_spread(0.1)
+    assert capsys.readouterr().out == ""
 
 
 def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_made(local_ray, world, tmp_path):

@@ -1,6 +1,8 @@
 """The stream of rows: shuffled, resumable, honest about what it cannot read."""
 
 import json
+import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -111,6 +113,45 @@ def test_changed_data_refuse_an_old_cursor(folder):
     write(folder, [thinking(n) for n in range(50, 54)], name="b")
     with pytest.raises(DataError, match="the rows changed since the checkpoint"):
         source(folder).load_state(state)
+
+
+def test_one_changed_byte_in_the_middle_of_a_file_refuses_an_old_cursor(tmp_path):
+    """Only the last 4 KiB of a file were part of the fingerprint."""
+    write(tmp_path, [random.Random(n).randbytes(3000).hex() for n in range(10)])
+    state, (file,) = source(tmp_path).state(), tmp_path.glob("*.parquet")
+    data = bytearray(file.read_bytes())
+    assert len(data) > 3 * 4096
+    data[4096] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="the rows changed since the checkpoint"):
+        source(tmp_path).load_state(state)
+
+
+def test_more_rejected_rows_than_the_budget_end_the_run(tmp_path):
+    write(tmp_path / "one", [BROKEN, *(thinking(n) for n in range(19))])
+    within = Rejections(tmp_path / "rejected.jsonl", largest_share=0.05)
+    numbers(source(tmp_path / "one", rejections=within), 40)
+    assert len(within.seen) == 1
+    write(tmp_path / "two", [BROKEN, BROKEN, *(thinking(n) for n in range(18))])
+    beyond = Rejections(tmp_path / "rejected.jsonl", largest_share=0.05)
+    with pytest.raises(DataError, match=r"2 rows are rejected .* of 20 .*sft.rejected_share .*rejected.jsonl"):
+        numbers(source(tmp_path / "two", rejections=beyond), 40)
+    again = Rejections(tmp_path / "rejected.jsonl", largest_share=0.05)  # a resumed run ends, too
+    with pytest.raises(DataError, match="sft.rejected_share"):
+        source(tmp_path / "two", hold_out=1, rejections=again).held_out()
+
+
+def test_the_first_broken_rows_of_a_large_folder_do_not_end_the_run():
+    rejections = Rejections(largest_share=0.05)
+    for row in range(50):
+        rejections.add((Path("rows/a.parquet"), 0, row), "broken")
+    rejections.require_budget(Path("rows"), drawn=60, rows=10_000)
+    with pytest.raises(DataError, match="50 rows are rejected after 60 of 100 were read"):
+        rejections.require_budget(Path("rows"), drawn=60, rows=100)
+    rejections.add((Path("rows/a.parquet"), 0, 50), "broken")
+    with pytest.raises(DataError):
+        rejections.require_budget(Path("rows"), drawn=1000, rows=10_000)
+    rejections.require_budget(Path("rows"), drawn=2000, rows=10_000)
 
 
 def test_rows_that_are_all_broken_end_the_run_instead_of_spinning(tmp_path):
