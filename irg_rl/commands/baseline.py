@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from irg_rl import faults
 from irg_rl.driver.checks import require_machine
 from irg_rl.driver.compare import compare_runs
 from irg_rl.driver.progress import console
@@ -23,6 +24,7 @@ def continue_sft(folder: Path, restart_stage: bool = False) -> None:
     require_finished(run)
     require_machine(run.recipe)
     torch.manual_seed(run.recipe.seed)
+    faults.arm(run.folder, [fault.model_dump() for fault in run.recipe.faults])
     with run.lock(), ending_in_order(run), tracker_of(run) as tracker:
         for stage in BASELINE:
             do(run, stage, tracker)

@@ -18,7 +18,7 @@ from pathlib import Path
 import ray
 import torch
 
-from irg_rl import stopping
+from irg_rl import faults, stopping
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.placement import ActorRoom
@@ -172,6 +172,7 @@ class Loop:
         while not (batch := collector.take(update)):
             collector.pump(1.0, update)
         collected = time.monotonic()
+        faults.at("update", update + 1)
         if update == 0:
             self._check_ratio([body for _, body in batch])
         rl = self.run.recipe.require_rl()

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import torch
 
-from irg_rl import stopping
+from irg_rl import faults, stopping
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import RaySettings, actor_options
 from irg_rl.config import OWN_REFINED, Stage, adapters_of
@@ -141,6 +141,7 @@ class StageRank:
         done, make no step and return None."""
         if self.trainer.is_done:
             return None
+        faults.at("sft_rank", self.trainer.engine.steps + 1, str(self.place.rank))
         self._told.clear()
         self.trainer.advance()
         return list(self._told)

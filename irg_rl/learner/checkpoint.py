@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from irg_rl import faults
 from irg_rl.errors import InputError, UserError
 from irg_rl.text_in import parse_json, read_text
 
@@ -95,13 +96,14 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
         _require_space(folder, snapshot)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        _write(aside, snapshot)
+        _write(aside, snapshot, run.name)
         _replace(aside, final)
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(f"cannot write the checkpoint {final}: {error}; free some space and resume") from error
     _prune(folder, keep_last)
+    faults.at("checkpoint_written", snapshot.step, run.name, final)
     return final
 
 
@@ -212,13 +214,14 @@ def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[tuple[str, o
     return found
 
 
-def _write(folder: Path, snapshot: Snapshot) -> None:
+def _write(folder: Path, snapshot: Snapshot, stage: str) -> None:
     files = {}
     for group, tensors in snapshot.tensors.items():
         path = folder / f"{group}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
         _sync(path)
         files[path.name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
+    faults.at("checkpoint", snapshot.step, stage, folder)
     manifest = {
         "format": FORMAT,
         "step": snapshot.step,
