@@ -147,7 +147,7 @@ SFT_CASES = (
          ({"what": "kill", "where": "sft_rank", "of": "1", "step": 3},), codes=(1,), says="learner 1 died .*resume",
          changes={"sft.learner_ranks": 2, "sft.stage2.packs_per_step": 2}),
     in_sft("two runs in one folder", meddle=start_a_second_run),
-    in_sft("wandb killed", changes={"tracking.wandb": True}, meddle=kill_wandb, says="wandb"),
+    in_sft("wandb killed", changes={"tracking.wandb": True}, meddle=kill_wandb, says="wandb has failed"),
 )  # fmt: skip
 SIGNALS = (
     stopped("sft1", "SIGTERM"), stopped("sft2", "SIGHUP"), stopped("pretrain", "SIGINT"), stopped("rl", "SIGTERM"),

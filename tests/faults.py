@@ -132,7 +132,7 @@ class Descendants(threading.Thread):
 
     def alive(self) -> list[psutil.Process]:
         living = []
-        for process in self.found:
+        for process in list(self.found):
             with suppress(psutil.Error):
                 if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                     living.append(process)
