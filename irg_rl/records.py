@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ WORDS, TENSORS = "groups.json", "tensors.safetensors"
 FACTS = "rollouts.json"
 """Name of the file with the settings that `irg-rl rollout` used to sample the groups. It lies next to the folders of
 the groups."""
+LOOKS = "looks"
+"""Folder of a run for the groups that RL only shows."""
 FORMAT = 1
 _KINDS = {"text": TextSegment, "image": ImageSegment}
 
@@ -33,6 +35,35 @@ def step_folder(run: Path, step: int) -> Path:
     """Return the path of the folder for the groups of trajectories of one RL update, for example `rollouts/step-000012`
     in the folder of the run. `step` is the number of the update, counted from 1."""
     return run / "rollouts" / f"step-{step:06d}"
+
+
+def look_folder(run: Path, step: int) -> Path:
+    """Return the path of the folder for the groups that an RL update only shows (see `for_looking`)."""
+    return run / LOOKS / f"step-{step:06d}"
+
+
+def for_looking(groups: Sequence[Group], most_groups: int, most_bytes: int) -> list[Group]:
+    """Return copies of the first groups that have only what a reader looks at: texts, pixels, scores and advantages.
+    At most `most_groups` groups are returned, and their pixels and texts together have at most `most_bytes` bytes.
+
+    The other tensors are empty, and `law` is None, so these groups cannot be used for training. Segments that are
+    shared by several trajectories are shared in the copies, too."""
+    found, size = [], 0
+    for group in groups[:most_groups]:
+        size += sum(s.pixels.numel() if isinstance(s, ImageSegment) else len(s.text.encode()) for s in group.segments)
+        if size > most_bytes:
+            break
+        copies = {id(segment): _without_steps(segment) for segment in group.segments}
+        trajectories = [replace(t, segments=[copies[id(s)] for s in t.segments], law=None) for t in group.trajectories]
+        found.append(replace(group, trajectories=trajectories))
+    return found
+
+
+def _without_steps(segment: Segment) -> Segment:
+    if isinstance(segment, TextSegment):
+        return replace(segment, ids=segment.ids[:0], logprobs=segment.logprobs[:0])
+    tensors = ("latent", "x", "x_next", "mean", "t", "t_next", "logprobs")
+    return replace(segment, drawn=None, **{name: vars(segment)[name][:0] for name in tensors})
 
 
 def save_groups(folder: Path, groups: Sequence[Group]) -> None:
@@ -62,9 +93,13 @@ def save_groups(folder: Path, groups: Sequence[Group]) -> None:
 
 def group_folders(folder: Path) -> list[Path]:
     """Return all folders that hold groups of trajectories saved by `save_groups`: `folder` itself, or folders inside
-    it. They are sorted by name; numbers in a name are compared as numbers. Raises InputError if no such folder is
-    found."""
-    found = [path.parent for path in folder.rglob(WORDS) if not path.parent.name.endswith(".tmp")]
+    it. They are sorted by name; numbers in a name are compared as numbers. Groups of looks (`look_folder`) inside
+    `folder` are left out, because training cannot use them. Raises InputError if no such folder is found."""
+    found = [
+        path.parent
+        for path in folder.rglob(WORDS)
+        if not path.parent.name.endswith(".tmp") and LOOKS not in path.relative_to(folder).parts
+    ]
     found.sort(key=_by_numbers)
     if not found:
         raise InputError(f"{folder}: no groups ({WORDS}); `irg-rl rollout` and rl.dump_every make such folders")

@@ -14,7 +14,8 @@ class VerifierScorer:
 
     `task`, `task_options`, `seed` and `image_size` (height, width) come from the recipe. `right` is a bonus for images
     with the verdict "right", added to their score. Without this bonus, an image with one small defect has nearly the
-    same score as a right image.
+    same score as a right image. `graded` is the weight of the graded score: with `graded` 0 and `right` 1, the score is
+    1 for a right image and 0 for any other, so its mean is the accuracy.
     """
 
     def __init__(
@@ -25,10 +26,11 @@ class VerifierScorer:
         image_size: tuple[int, int] = (0, 0),
         name: str = "verifier",
         right: float = 0.0,
+        graded: float = 1.0,
     ) -> None:
         self.name = name
         self.last_error = ""
-        self.right = right
+        self.right, self.graded = right, graded
         self.task = make_task(task, task_options, seed, image_size)
         if self.task.verdict_scorer is not None:
             raise ScorerUnavailable(
@@ -42,7 +44,7 @@ class VerifierScorer:
         require_pairs(images, prompts)
         verdicts = self.task.verdicts(images, prompts)
         self.last_error = self.task.last_error
-        return [None if found is None else found.score + self.right * found.correct for found in verdicts]
+        return [None if found is None else self.graded * found.score + self.right * found.correct for found in verdicts]
 
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
         """Return one score in [0, 1] per reflection. The score says how true the text `texts[i]` is about `images[i]`,

@@ -1,6 +1,7 @@
 """Fixtures that several packages of tests use."""
 
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.paths import CONFIGS
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C interrupt. A script that starts the tests in the background starts them with SIGINT ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 """Recipes: one place per setting, every mistake named at once, the same digest for the same run."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -452,12 +453,14 @@ def leaves(data: dict, prefix: str = ""):
 
 
 OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 1e-3, str: lambda v: v + "x"}
-NO_RESULT = ("output_dir", "description", "budget_minutes", "tracking")
+NO_RESULT = ("output_dir", "description", "budget_minutes", "tracking", "rl.look_", "evaluation.keep_mb")
 
 
 def test_the_digest_leaves_out_what_does_not_change_the_result():
     same = smoke("output_dir=/elsewhere", "description=words", "tracking.wandb=false", "budget_minutes={world: 9}")
     assert same.digest() == smoke().digest() and len(same.digest()) == 12
+    looking = smoke("rl.look_every=3", "rl.look_mb=1", "evaluation.keep_mb=0")
+    assert looking.digest() == smoke().digest() and looking.rl != smoke().rl
     machine = smoke("engine.object_store_mb=2048", "sft.data_workers=4", "sft.latents=/fast/latents")
     elsewhere = smoke("engine.address=auto", "engine.placement=spread", "engine.stop_grace_s=60")
     assert machine.digest() == elsewhere.digest() == smoke().digest() and elsewhere.engine != smoke().engine
@@ -676,3 +679,37 @@ def test_a_file_that_holds_no_settings_is_said_to_hold_none(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError, match="r.yaml"):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_an_alarm_keeps_its_threshold_when_only_its_deed_is_given_and_changes_no_digest():
+    plain, stopping = (
+        load_recipe(CONFIGS / "shapes-rl.yaml", more)
+        for more in ([], ["rl.alarms.held_out.do=stop", "rl.alarms.sharpness.do=off"])
+    )
+    alarms = stopping.require_rl().alarms
+    assert (alarms.held_out.do, alarms.sharpness.do, alarms.dark_share.do) == ("stop", "off", "warn")
+    assert alarms.held_out.threshold == plain.require_rl().alarms.held_out.threshold
+    assert plain.digest() == stopping.digest() and "alarms" not in plain.model_dump()["rl"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["rl.alarms.held_out.do=shout"], "rl.alarms.held_out.do: Input should be 'warn', 'stop' or 'off'"),
+        (["rl.alarms.dark_share.threshold=0"], "rl.alarms.dark_share.threshold: Input should be greater than 0"),
+        (["rl.alarms.darkness.do=stop"], "rl.alarms.darkness: unknown setting"),
+        (["rl.alarms.window=2"], "rl.alarms.window: Input should be greater than or equal to 4"),
+        (["rl.alarms.held_out.do=stop", "rewards.scorers=[{name: v, kind: verifier}]", "rl.credit=turn"],
+         "rl.alarms.held_out has no effect: no scorer of rewards.scorers has held_out: true"),
+        (["rl.alarms.dark_share.do=stop", "rl.updates=9"], "an alarm can ring from update 12 on, and rl.updates is 9"),
+    ],
+)  # fmt: skip
+def test_an_alarm_that_cannot_ring_or_is_not_known_is_an_error(overrides, says):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        load_recipe(CONFIGS / "shapes-rl.yaml", overrides)
+
+
+def test_usual_alarms_are_no_error_in_short_runs_and_alarms_need_samples():
+    load_recipe(CONFIGS / "shapes-rl.yaml", ["rl.updates=2", "rl.alarms.dark_share.do=off"])
+    with pytest.raises(RecipeError, match=r"rl\.alarms has no effect with rl\.rollouts"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [*OFFLINE, "rl.alarms.dark_share.do=stop"])

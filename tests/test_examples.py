@@ -35,7 +35,7 @@ def test_what_a_command_of_the_examples_would_run_is_well_formed(command, irg_rl
     _, verb, *words = shlex.split(command)
     assert verb == "train"
     answer = irg_rl("check", *words)
-    assert answer.code == 0, answer.err
+    assert answer.code == ("init_from" in command), answer.err
     lacking = [line for line in answer.out.splitlines() if line.startswith("not on this machine")]
     assert all("init_from: ../runs/" in line for line in lacking) and len(lacking) == ("init_from" in command)
 

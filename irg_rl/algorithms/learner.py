@@ -33,7 +33,7 @@ from irg_rl.learner.steps import WeightSteps
 from irg_rl.model.folder import load_folder
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
-from irg_rl.records import save_groups
+from irg_rl.records import for_looking, save_groups
 from irg_rl.trajectory import Group, SamplingLaw
 
 EMPTY_UPDATES = 10
@@ -177,6 +177,14 @@ class Learner:
         """Write the groups with their advantages to files in `folder`. Only rank 0 writes."""
         if self.place.rank == 0:
             save_groups(Path(folder), groups)
+
+    def look(self, folder: str, most_groups: int, most_bytes: int, *groups: Group) -> int:
+        """Write what a reader looks at of the first groups to files in `folder` (see `records.for_looking`). Return how
+        many groups fit. If none fits, no folder is written. Only rank 0 writes."""
+        chosen = for_looking(groups, most_groups, most_bytes)
+        if chosen and self.place.rank == 0:
+            save_groups(Path(folder), chosen)
+        return len(chosen)
 
     def publish(self, version: int) -> Publication | None:
         """Return the weights that samplers should use, marked with the number `version`. Only rank 0 returns them; the

@@ -12,11 +12,14 @@ from irg_rl.model.pack import SpecialIds
 from irg_rl.model.unified import UnifiedModel
 
 
-def check_recipe(path: str, overrides: list[str], tries: bool = True) -> tuple[list[str], bool]:
-    """Check a recipe. Return lines of text that describe it and list what is missing on this machine, and whether
-    everything that was tried works. If `tries` is true, one of everything that a run does is tried, as far as this
-    machine has what it needs. Raises RecipeError if settings of the recipe are invalid. The error lists all invalid
-    settings."""
+def check_recipe(
+    path: str, overrides: list[str], tries: bool = True, elsewhere: bool = False
+) -> tuple[list[str], bool]:
+    """Check a recipe. Return lines of text that describe it and list what is missing on this machine, and whether a run
+    can work here: nothing is missing, and everything that was tried works. If `tries` is true, one of everything that a
+    run does is tried, as far as this machine has what it needs. If `elsewhere` is true, the run is meant for another
+    machine: only the recipe itself is checked. Raises RecipeError if settings of the recipe are invalid. The error
+    lists all invalid settings."""
     recipe = load_recipe(path, overrides)
     refuse(recipe, recipe_problems(recipe))
     with torch.device("meta"):
@@ -38,6 +41,9 @@ def check_recipe(path: str, overrides: list[str], tries: bool = True) -> tuple[l
         for name, stage in (recipe.sft.stages if recipe.sft is not None else {}).items()
         if (ranks := recipe.sft_ranks(stage)) < recipe.most_sft_ranks
     ]
-    lines += [f"not on this machine: {problem}" for problem in machine_problems(recipe)]
+    if elsewhere:
+        return lines, True
+    missing = machine_problems(recipe)
     tried = try_everything(recipe) if tries else []
-    return lines + [str(one) for one in tried], all(one.outcome is not Outcome.FAILS for one in tried)
+    works = not missing and all(one.outcome is not Outcome.FAILS for one in tried)
+    return [*lines, *(f"not on this machine: {problem}" for problem in missing), *map(str, tried)], works

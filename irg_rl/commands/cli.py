@@ -111,12 +111,15 @@ def check(
     recipe: RecipeName,
     overrides: Overrides = None,
     trial: Annotated[bool, typer.Option(help="try one of everything, if the recipe's model folder is here")] = True,
+    elsewhere: Annotated[bool, typer.Option("--elsewhere", help="check the recipe alone, not this machine")] = False,
 ) -> None:
-    """Validate a recipe and list every problem. For a wrong name, suggest a similar one. Then try a row, a pack, a
-    rollout, a score, an evaluation and a save at a small size. No run is started."""
+    """Validate a recipe and list every problem. For a wrong name, suggest a similar one. Then try rows, a pack, a
+    rollout, a score, an evaluation and a save at a small size. No run is started.
+
+    The exit status is 1 if a run cannot work on this machine. With --elsewhere, it depends on the recipe alone."""
     from irg_rl.commands.check import check_recipe
 
-    lines, works = check_recipe(recipe, overrides or [], trial)
+    lines, works = check_recipe(recipe, overrides or [], trial, elsewhere)
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
     if not works:
@@ -128,15 +131,35 @@ def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
     gpu_gib: Annotated[float, typer.Option(min=0.001, help="memory of one card")] = 80.0,
+    gpus: Annotated[int | None, typer.Option(min=1, help="print the command with which it fits this many")] = None,
     tflops: Annotated[float | None, typer.Option(min=1e-6, help="10^12 operations per second, as reached")] = None,
     gbps: Annotated[float | None, typer.Option(min=1e-6, help="10^9 bytes per second from the card's memory")] = None,
 ) -> None:
     """Estimate what a recipe costs: parameters, memory per GPU, forwards, weight sync and time. If it does not fit,
-    name single settings that make it fit. Nothing is started."""
+    name single settings that make it fit. Nothing is started.
+
+    With --gpus, search for the mildest settings that make all processes fit this many GPUs, and print the command."""
     from irg_rl.commands.plan import plan_recipe
 
-    for part in plan_recipe(recipe, overrides or [], gpu_gib, tflops, gbps):
+    for part in plan_recipe(recipe, overrides or [], gpu_gib, tflops, gbps, gpus):
         console.print(part)
+
+
+@app.command()
+def demo(
+    rl: Annotated[bool, typer.Option("--rl", help="also do ten RL updates here, a minute and a half more")] = False,
+    out: Annotated[Path, typer.Option(help="folder in which the run is made")] = Path("runs"),
+) -> None:
+    """Look at trained models in a minute, on any CPU: draw, reflect and draw again, and build a page of pictures.
+
+    Two small models come with the program: the SFT and the RL checkpoint of the recipe shapes-rl. Both draw for the
+    same prompts, with both controls, and the report compares them. With --rl, RL starts here from the SFT checkpoint.
+    Ten updates show how RL runs. They are too few to see it learn; `irg-rl train shapes-rl` does 28 larger ones.
+    """
+    from irg_rl.driver.demo import demo as show_demo
+
+    folder = show_demo(out, rl)
+    console.print(f"open {folder.resolve() / 'report.html'}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -180,7 +203,7 @@ def baseline(run: RunFolder, restart_stage: RestartStage = False) -> None:
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="a run and forks of it, which differ only in rl.seed")],
+    runs: Annotated[list[Path], typer.Argument(help="one run, several seeds of one experiment, or any runs")],
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: evaluation/ of the first run")] = None,
     split: Annotated[
         str | None, typer.Option(help="compare the results of `irg-rl eval --split`; default: those of the runs")
@@ -190,15 +213,22 @@ def compare(
         typer.Option(metavar="NAME=RUN", help="one more baseline: a run or a model folder in one; may be repeated"),
     ] = None,
 ) -> None:
-    """Compare RL with its baselines, for each seed and for all seeds pooled. Writes a table and JSON.
+    """Compare RL with its baselines, for each seed and for all seeds pooled. Or compare any runs side by side.
+
+    Runs that differ in rl.seed alone are pooled. Other runs, evaluated on the same prompts, are shown side by side:
+    paired differences from the first run, the settings that differ, and a figure with the curves of all runs.
 
     The first baseline is the SFT checkpoint that all runs share. The second is the continued SFT of `irg-rl baseline`,
     if it was made. Others are the best of several first images, and the runs given by --against. The best image is
     chosen from 2 images, and from as many images as RL draws per prompt.
     """
-    from irg_rl.driver.compare import compare_runs, named_runs
+    from irg_rl.driver.compare import compare_runs, differ_in_seed_alone, named_runs
+    from irg_rl.driver.side_by_side import show_side_by_side
 
-    written = compare_runs(runs, out, split, named_runs(against or []))
+    if len(runs) == 1 or against or differ_in_seed_alone(runs):
+        written = compare_runs(runs, out, split, named_runs(against or []))
+    else:
+        written = show_side_by_side(runs, out, split)
     console.print(f"written: {written}", soft_wrap=True, markup=False)
 
 
@@ -209,7 +239,9 @@ def evaluate(
         Literal["test", "validation", "hard"],
         typer.Option(help="validation: tune without touching the test prompts; hard: three to six constraints"),
     ] = "test",
-    prompts: Annotated[int | None, typer.Option(min=2, help="how many held-out prompts")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="NUMBER|FILE", help="number of held-out prompts, or a file of prompts")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="trajectories per prompt")] = 1,
     turns: Annotated[int | None, typer.Option(min=2, help="images per trajectory at most")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the evaluation")] = None,
@@ -225,12 +257,15 @@ def evaluate(
 
     Both controls start from the same first images as the refinement. One control draws each image again without
     refinement. The other refines it with a reflection that was written for another prompt.
+
+    --prompts FILE evaluates prompts of your own: one JSON object per line with `prompt`, and what the task needs to
+    judge images in `metadata`.
     """
     from irg_rl.commands.eval import evaluate_target
 
-    changes = {"prompts": prompts, "turns": turns, "seed": seed}
+    changes = {"turns": turns, "seed": seed}
     evaluate_target(
-        target, changes, preset=preset, preference=preference, split=split, samples=samples, scored=scorers,
+        target, changes, prompts, preset=preset, preference=preference, split=split, samples=samples, scored=scorers,
         controls=controls, out=out,
     )  # fmt: skip
 
@@ -373,17 +408,42 @@ def verify(
 
 @app.command()
 def show(
-    run: RunFolder,
-    step: Annotated[int, typer.Option(min=1, help="RL update, from 1; it must have been dumped (rl.dump_every)")],
+    run: Annotated[Path, typer.Argument(help="a run, or a folder of `irg-rl rollout`", callback=find_run)],
+    step: Annotated[
+        int | None, typer.Option(min=1, help="RL update of a run, from 1; it must have been dumped (rl.dump_every)")
+    ] = None,
     group: Annotated[int | None, typer.Option(min=0, help="its number, from 0; default: list all groups")] = None,
 ) -> None:
     """Show a group that RL trained on: every text, score and advantage, and the images as a picture strip.
 
-    A group is several samples of one prompt.
+    A group is several samples of one prompt. Without --step, a run lists which updates were dumped.
     """
     from irg_rl.commands.show import show_group
 
     show_group(run, step, group)
+
+
+@app.command()
+def view(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN|FOLDER]...", help="runs, folders of runs, or folders of groups; default: ./runs"
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on 127.0.0.1; 0: any free port")] = 0,
+    browser: Annotated[bool, typer.Option("--open", help="also open the page in this machine's browser")] = False,
+) -> None:
+    """Look at runs in the browser, also while they train: curves side by side, the health of RL, samples, groups.
+
+    Prints the address of a local page. The page is made from the files of the runs alone, and follows them as they
+    grow. It shows every evaluated trajectory with its images, reflections, scores and controls, and groups of RL with
+    their advantages. The arrow keys go to the neighbours. Only this machine can open the page, and only with the whole
+    address. From another machine, use a tunnel: ssh -L 8765:127.0.0.1:8765 HOST, and --port 8765 there.
+    """
+    from irg_rl.commands.view import view as view_runs
+
+    view_runs([find_run(folder) for folder in folders or []], port, browser)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -17,10 +18,14 @@ from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import WEIGHTS, Folder, is_model_folder, load_folder
 from irg_rl.presets import BAGEL_SYSTEM_PROMPT, BAGEL_TEXT_TOKENS
 from irg_rl.prompts import require_prompt
+from irg_rl.report.strips import png, same_size, strip
 from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.evaluation import evaluation_sampler, evaluation_sampling
 from rollouts.request import Request, never
 from rollouts.sampler import Sampler
+
+SHEET = "sheet.png"
+"""Name of the picture with all images of `irg-rl generate`."""
 
 
 def model_folder(target: Path) -> Path:
@@ -122,7 +127,8 @@ def generate_to(
 ) -> None:
     """Sample one trajectory for each prompt, with at most `turns` images. Write its images as `NNN_turnK.png` and its
     texts as `NNN.txt` into the folder `out`. NNN is the number of the prompt, and K is the number of the turn. Also
-    write `settings.json` with all settings. `target`, `changes` and `stop` are explained in `make_ready`."""
+    write `sheet.png`, which shows all images enlarged, one line per prompt, and `settings.json` with all settings.
+    `target`, `changes` and `stop` are explained in `make_ready`."""
     asked = [Prompt(f"cli-{i}", require_prompt(text, f"--prompt {i + 1}")) for i, text in enumerate(prompts)]
     ready = make_ready(target, changes, stop)
     requests = [Request(prompt, 0, seed) for prompt in asked]
@@ -130,7 +136,9 @@ def generate_to(
     out.mkdir(parents=True, exist_ok=True)
     records = [_write(trajectory, out, number) for number, trajectory in enumerate(trajectories)]
     write_json(out / "settings.json", {**ready.settings(seed, turns), "trajectories": records})
-    console.print(f"{len(records)} trajectories written to {out}")
+    sheet = same_size([strip([image.pixels.numpy() for image in t.images]) for t in trajectories])
+    (out / SHEET).write_bytes(png(np.concatenate(sheet)))
+    console.print(f"{len(records)} trajectories written to {out}; all of them: {out / SHEET}", soft_wrap=True)
 
 
 def _said(sampling: SamplingRecipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`irg-rl plan`: estimates how much memory and time a recipe needs, and prints this as tables."""
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
@@ -9,6 +10,7 @@ from irg_rl.config import SCORER_KINDS, Recipe, ScorerRecipe, load_recipe
 from irg_rl.config.rewards import OPEN_CLIP_KINDS, WITH_MODEL
 from irg_rl.plan.advice import Advice, advise
 from irg_rl.plan.costs import Plan, ProcessKind, Rates
+from irg_rl.plan.fitting import GPUS_PER_MACHINE, Fit, fit, gpus_of, machines_of
 from irg_rl.plan.main_memory import machine_peak
 from irg_rl.plan.scorers import scorer_memory
 from irg_rl.plan.training_memory import Moment
@@ -19,13 +21,19 @@ GIB = 2**30
 
 
 def plan_recipe(
-    path: str, overrides: list[str], card_gib: float, tflops: float | None = None, gbps: float | None = None
+    path: str,
+    overrides: list[str],
+    card_gib: float,
+    tflops: float | None = None,
+    gbps: float | None = None,
+    gpus: int | None = None,
 ) -> Iterator[Table | str]:
     """Yield what `irg-rl plan` prints: tables and lines of text about the memory and the time that a recipe needs.
     `path` is a file or the name of a shipped recipe, and `overrides` replace settings of the recipe. `card_gib` is the
     memory of one GPU in GiB. `tflops` is its speed in TFLOP/s, and `gbps` its memory bandwidth in GB/s. If one of these
-    two is None, a typical value is used for it. Raises RecipeError with every problem of the settings. Raises
-    InputError if a trajectory is longer than a pack (the input of one forward pass)."""
+    two is None, a typical value is used for it. If `gpus` is given, the last line is a command that runs the recipe on
+    this many GPUs. Raises RecipeError with every problem of the settings. Raises InputError if a trajectory is longer
+    than a pack (the input of one forward pass)."""
     recipe = load_recipe(path, overrides)
     plan = Plan(recipe)
     yield parameter_table(plan)
@@ -35,7 +43,11 @@ def plan_recipe(
     if recipe.rl is not None:
         size = recipe.engine.object_store_mb
         yield in_words(store_bytes(recipe) if size is None else size << 20, free_shared_memory())
-    advice = advise(lambda more: load_recipe(path, [*overrides, *more]), plan, card_gib * GIB)
+
+    def load(more: Sequence[str]) -> Recipe:
+        return load_recipe(path, [*overrides, *more])
+
+    advice = advise(load, plan, card_gib * GIB)
     yield advice_table(advice, card_gib) if advice else f"every process fits a card of {card_gib:g} GiB"
     if recipe.rewards.scorers:
         yield scorer_table(recipe)
@@ -46,6 +58,30 @@ def plan_recipe(
         f"assumptions: prompts of {PROMPT_TOKENS} tokens, {CHARACTERS_PER_TOKEN} letters of system text per "
         "token, texts at sampling.max_text_tokens, every turn drawn"
     )
+    yield from gpu_lines(recipe)
+    if gpus is not None:
+        yield from fit_lines(path, overrides, fit(load, gpus, card_gib * GIB), gpus, card_gib)
+
+
+def gpu_lines(recipe: Recipe) -> Iterator[str]:
+    """Yield a line that says how many GPUs and machines the recipe takes. On the CPU there is no line."""
+    if needed := gpus_of(recipe):
+        stages = ", ".join(f"{stage} {count}" for stage, count in needed.items())
+        yield f"GPUs: {stages}; the run takes {_machines(max(needed.values()))}"
+
+
+def fit_lines(path: str, overrides: Sequence[str], found: Fit, gpus: int, card_gib: float) -> Iterator[str]:
+    """Yield lines that say with which settings the recipe runs on `gpus` GPUs. The last line is a command to paste."""
+    there = f"{gpus} GPU{'s' * (gpus != 1)} of {card_gib:g} GiB"
+    if found.plan.device != "cuda":
+        yield f"{found.plan.recipe.name} runs on the CPU: set engine.device=cuda to plan for {there}"
+        return
+    if found.crowded:
+        nearest = f"; nearest: {' '.join(map(shlex.quote, found.overrides))}" if found.overrides else ""
+        yield f"{there}: no settings were found with which these fit: {', '.join(found.crowded)}{nearest}"
+        return
+    yield f"{there}: fits {'with the mildest changes that were found' if found.overrides else 'as it is'}:"
+    yield "  " + shlex.join(["irg-rl", "train", path, *overrides, *found.overrides])
 
 
 def parameter_table(plan: Plan) -> Table:
@@ -70,7 +106,7 @@ def memory_tables(plan: Plan, card_gib: float) -> Iterator[Table]:
         for component in place.components:
             table.add_row(component.name, _gib(component.bytes), _WHEN[component.moment])
         table.add_section()
-        table.add_row("peak", _gib(place.peak), _verdict(place, card_gib))
+        table.add_row("peak", _gib(place.peak), _verdict(place, card_gib * plan.card_share(place.name)))
         yield table
 
 
@@ -134,15 +170,19 @@ def forward_table(plan: Plan) -> Table:
 
 def time_table(plan: Plan, rates: Rates) -> Table:
     title = f"time at {rates.tflops:g} TFLOP/s and {rates.gbps:g} GB/s (assumed, not measured)"
-    caption = "without scorers, autoencoder, data, checkpoints, and work outside of matrix products"
+    caption = "without evaluations, scorers, autoencoder, data, checkpoints, and work outside of matrix products"
     table = Table("part", "pieces", "TFLOP each", "GB read each", "hours", title=title, caption=caption)
     for column in table.columns[1:]:
         column.justify = "right"
+    total = 0.0
     for part in plan.stretches:
         hours = part.seconds(rates) / 3600
+        total += hours
         table.add_row(
             part.name, f"{part.count:,}", f"{part.flops / 1e12:,.4g}", f"{part.read / 1e9:,.4g}", f"{hours:,.2f}"
         )
+    table.add_section()
+    table.add_row("all", "", "", "", f"{total:,.2f}")
     return table
 
 
@@ -176,6 +216,11 @@ def _gib(size: float) -> str:
     """Convert a size in bytes to text in GiB, with two decimals, or with four if it is below 0.1 GiB."""
     gib = size / GIB
     return f"{gib:,.2f}" if gib >= 0.1 else f"{gib:.4f}"
+
+
+def _machines(gpus: int) -> str:
+    machines = machines_of(gpus)
+    return f"{gpus} GPU{'s' * (gpus != 1)}, {machines} machine{'s' * (machines != 1)} of {GPUS_PER_MACHINE}"
 
 
 def _millions(count: int) -> str:

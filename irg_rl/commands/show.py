@@ -1,42 +1,72 @@
-"""`irg-rl show`: shows a group on which RL trained. A group is several samples of one prompt. The command prints the
-texts, scores and advantages of the group, and writes all its images into one PNG file."""
+"""`irg-rl show`: shows a group that RL trained on or that `irg-rl rollout` made. A group is several samples of one
+prompt. The command prints the texts, scores and advantages of the group, and writes all its images into one PNG
+file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError
-from irg_rl.records import load_groups, step_folder
+from irg_rl.records import FACTS, LOOKS, group_folders, load_groups, look_folder, step_folder
 from irg_rl.report.strips import png, same_size, strip
 from irg_rl.trajectory import Group, TextSegment, Trajectory
 
 
-def show_group(folder: Path, step: int, group: int | None) -> None:
-    """Print one group of RL update `step`, and write its images into one PNG file. `group` is the number of the group
-    in this update, starting at 0. If it is None, print one line for each group of the update instead. Raises RunError
-    if the groups of the update were not saved or there is no such group."""
+def show_group(folder: Path, step: int | None, group: int | None) -> None:
+    """Print one group, and write its images into one PNG file. If `group` is None, print one line for each group
+    instead. `group` is its number, starting at 0.
+
+    `folder` is a run or a folder of `irg-rl rollout`. In a run, the groups are those of RL update `step`. If `step` is
+    None, print which updates were dumped. If only some groups of the update were stored (`rl.look_every`), only these
+    are shown. Raises RunError if no group of the update was stored, if there is no such group, or if `step` is given
+    for a folder that has no updates.
+    """
+    if (folder / FACTS).is_file():
+        _show_of_rollout(folder, step, group)
+        return
     run = Run.open(folder)
-    place = step_folder(run.folder, step)
-    if not place.is_dir():
+    if step is None:
+        console.print(f"{folder}: of the RL updates, {_dumped(run)}")
+        return
+    places = [step_folder(run.folder, step), look_folder(run.folder, step)]
+    place = next((folder for folder in places if folder.is_dir()), None)
+    if place is None:
         raise RunError(f"{folder}: step {step} was not dumped; {_dumped(run)}")
     groups = load_groups(place)
     if group is None:
-        console.print(overview(step, groups))
+        console.print(overview(f"RL update {step}", groups))
         return
-    if not 0 <= group < len(groups):
+    if group >= len(groups):
         raise RunError(f"{folder}: step {step} has groups 0 to {len(groups) - 1}")
-    chosen = groups[group]
-    console.print(f"prompt {chosen.prompt.id}: {chosen.prompt.text}", markup=False)
-    for trajectory in chosen.trajectories:
+    _show(groups[group], place / f"group-{group}.png")
+
+
+def _show_of_rollout(folder: Path, step: int | None, group: int | None) -> None:
+    if step is not None:
+        raise RunError(f"{folder}: a folder of `irg-rl rollout` has no RL updates: leave --step out")
+    places = group_folders(folder)
+    if group is None:
+        console.print(overview(str(folder), [own for place in places for own in load_groups(place)]))
+        return
+    if group >= len(places):
+        raise RunError(f"{folder}: it has groups 0 to {len(places) - 1}")
+    (chosen,) = load_groups(places[group])
+    _show(chosen, places[group] / "group.png")
+
+
+def _show(group: Group, picture: Path) -> None:
+    """Print a group and write its images to the file `picture`."""
+    console.print(f"prompt {group.prompt.id}: {group.prompt.text}", markup=False)
+    for trajectory in group.trajectories:
         console.print(as_table(trajectory))
-    path = place / f"group-{group}.png"
-    path.write_bytes(_strips(chosen))
-    console.print(f"written: {path}", soft_wrap=True, markup=False)
+    picture.write_bytes(_strips(group))
+    console.print(f"written: {picture}", soft_wrap=True, markup=False)
 
 
-def overview(step: int, groups: list[Group]) -> Table:
-    table = Table("group", "prompt", "trajectories", "images", "largest advantage", title=f"RL update {step}")
+def overview(title: str, groups: Sequence[Group]) -> Table:
+    table = Table("group", "prompt", "trajectories", "images", "largest advantage", title=title)
     for number, group in enumerate(groups):
         images = sum(t.turns for t in group.trajectories)
         known = [abs(s.advantage) for t in group.trajectories for s in t.segments if s.advantage is not None]
@@ -79,8 +109,9 @@ def _strips(group: Group) -> bytes:
 
 
 def _dumped(run: Run) -> str:
-    names = [path.name.removeprefix("step-") for path in run.path("rollouts").glob("step-*[0-9]")]
+    folders = [path for place in ("rollouts", LOOKS) for path in run.path(place).glob("step-*[0-9]")]
+    names = {path.name.removeprefix("step-") for path in folders}
     steps = sorted(int(name) for name in names if name.isdecimal())
     if not steps:
-        return f"nothing was: set rl.dump_every, as in `irg-rl fork {run.folder} rl.dump_every=1`"
+        return f"nothing was: set rl.dump_every or rl.look_every, as in `irg-rl fork {run.folder} rl.dump_every=1`"
     return f"steps {steps[0]} to {steps[-1]} were, {len(steps)} of them"

@@ -71,6 +71,12 @@ class EngineRecipe(Section):
         return max(self.threads // processes, 1)
 
     @property
+    def processes_per_gpu(self) -> int:
+        """How many learner ranks or rollout actors run on one GPU. Ray rounds `gpu_share` in this way, and it never
+        gives one of them parts of two GPUs."""
+        return 10_000 // round(10_000 * self.gpu_share)
+
+    @property
     def gpus(self) -> float:
         """Number of GPUs that a learner process or a rollout actor requests from Ray. It can be a fraction. It is 0 on
         the CPU."""

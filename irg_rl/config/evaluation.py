@@ -20,6 +20,9 @@ class EvaluationRecipe(Section):
     seed: Seed = 1234
     strips: Positive = 12
     """Number of prompts for which the report shows a strip of pictures."""
+    keep_mb: Annotated[int, Field(ge=0)] = 256
+    """Largest size in MiB of the texts and images that each evaluation stores for `irg-rl view`, of the model's own
+    refinement and of the controls. If it is too small for all trajectories, the first ones are stored. 0: none."""
     preference: str | None = Field(default=None, exclude_if=lambda judge: judge is None)
     """Name of a judge in `rewards.scorers`. The judge is shown every refined image beside the first image of its
     trajectory, and says which of the two fits the prompt better. It is asked in both orders of the two images. If the

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from irg_rl.config.alarms import FEWEST
 from irg_rl.config.engine import EngineRecipe, TrackingRecipe
 from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
 from irg_rl.config.faults import Fault
@@ -162,7 +163,7 @@ class Recipe(Section):
                 "rl.credit=factorised, or held_out: true to log it alone"
                 for scorer in self.rewards.scorers if scorer.of not in OF_IMAGES and not scorer.held_out
             ]  # fmt: skip
-        problems += _without_effect(rl, self.engine.dtype)
+        problems += _without_effect(rl, self.engine.dtype) + self._of_alarms(rl)
         if rl.group_size % rl.leaves:
             problems.append(
                 f"rl.group_size {rl.group_size} must be a multiple of {rl.leaves}, the trajectories that rl.forks "
@@ -178,6 +179,19 @@ class Recipe(Section):
         if rl.groups % self.engine.learner_ranks:
             problems.append(
                 f"rl.groups {rl.groups} must be a multiple of engine.learner_ranks {self.engine.learner_ranks}"
+            )
+        return problems
+
+    def _of_alarms(self, rl: RLRecipe) -> list[str]:
+        """Check that alarms which the recipe sets can ring. The usual ones need not: most recipes do not name them."""
+        given, problems = set(rl.alarms.given), []
+        if "held_out" in given and not any(scorer.held_out for scorer in self.rewards.scorers):
+            problems.append("rl.alarms.held_out has no effect: no scorer of rewards.scorers has held_out: true")
+        first = rl.alarms.baseline + FEWEST
+        if given and rl.rollouts is None and first > rl.updates:
+            problems.append(
+                f"rl.alarms has no effect: with rl.alarms.baseline {rl.alarms.baseline} an alarm can ring from update "
+                f"{first} on, and rl.updates is {rl.updates}"
             )
         return problems
 
@@ -352,6 +366,16 @@ class Recipe(Section):
         return self.engine.learner_ranks if own is None else own
 
     @property
+    def model_processes(self) -> dict[str, int]:
+        """How many processes with a model run at the same time in each stage that trains: name of the stage -> number.
+        In RL these are the learner ranks and the rollout actors, if there are any."""
+        stages = {} if self.sft is None else self.sft.stages
+        found = {f"sft.{name}": self.sft_ranks(stage) for name, stage in stages.items()}
+        if self.rl is not None:
+            found["rl"] = self.engine.learner_ranks + (self.engine.rollout_actors if self.rl.rollouts is None else 0)
+        return found
+
+    @property
     def sft_zero_stage(self) -> int:
         """The ZeRO stage of the SFT engine: `sft.zero_stage` if it is given, otherwise `engine.zero_stage`."""
         own = None if self.sft is None else self.sft.zero_stage
@@ -375,6 +399,7 @@ class Recipe(Section):
 WITHOUT_EFFECT: dict[str, Any] = {
     "output_dir": True, "description": True, "budget_minutes": True, "tracking": True, "faults": True,
     "engine": {"object_store_mb", "stop_grace_s", "address", "placement"}, "sft": {"data_workers", "latents"},
+    "rl": {"alarms", "look_every", "look_mb"}, "evaluation": {"keep_mb"},
 }  # fmt: skip
 """Settings that do not change the result of a run. They are not part of the digest, so they may be changed in the
 `recipe.yaml` of a run before it is resumed."""
@@ -410,7 +435,7 @@ def _without_effect(rl: RLRecipe, dtype: str) -> list[str]:
     if rl.rollouts is not None:
         problems += [
             f"rl.{name} has no effect with rl.rollouts: leave it out"
-            for name in ("prompt_mix", "groups_per_batch")
+            for name in ("prompt_mix", "groups_per_batch", "alarms")
             if vars(rl)[name] != type(rl).model_fields[name].default
         ]
     if rl.guidance is not None and rl.guidance.image_scale > 1 >= rl.guidance.text_scale:

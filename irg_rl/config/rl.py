@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Protocol, cast
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from irg_rl.config.alarms import AlarmsRecipe
 from irg_rl.config.options import options_of
 from irg_rl.config.sampling import GuidanceRecipe, NoiseRecipe
 from irg_rl.config.training import LoraRecipe, LoraSection, OptimizerRecipe, Stage
@@ -138,6 +139,18 @@ class RLRecipe(Section):
     dump_every: int = Field(default=0, ge=0, exclude_if=lambda updates: not updates)
     """Number of updates between two dumps. A dump writes the trained groups into `rollouts/` of the run, where `irg-rl
     show` can read them. `irg-rl replay` needs the value 1. 0: no dumps."""
+    look_every: Annotated[int, Field(ge=0)] = 10
+    """Number of updates between two looks. A look writes the texts, images, scores and advantages of some trained
+    groups into `looks/` of the run, for `irg-rl view` and `irg-rl show`. It also logs some of them to wandb. A look has
+    nothing that training needs, so it is small. Looks do not change the run. 0: no looks. Without effect with
+    `rollouts`."""
+    look_mb: Positive = 256
+    """Largest size of all looks of a run together, in MiB. Each look gets an equal part, and has only the groups that
+    fit into it."""
+
+    alarms: AlarmsRecipe = Field(default=AlarmsRecipe(), exclude_if=lambda alarms: alarms == AlarmsRecipe())
+    """When and how RL tells that something goes wrong which the reward does not show (docs/rewards.md). Alarms draw no
+    random numbers and change no weights."""
 
     @model_validator(mode="before")
     @classmethod

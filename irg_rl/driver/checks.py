@@ -125,17 +125,13 @@ def gpu_problems(recipe: Recipe, in_cluster: int | None = None) -> list[str]:
         return []
     if not torch.cuda.is_available():
         return ["engine.device is cuda, but no GPU is visible: use a GPU machine or engine.device=cpu"]
-    wanted = {} if recipe.sft is None else {f"sft.{n}": recipe.sft_ranks(s) for n, s in recipe.sft.stages.items()}
-    if recipe.rl is not None:
-        wanted["rl"] = engine.learner_ranks + (engine.rollout_actors if recipe.rl.rollouts is None else 0)
     there = torch.cuda.device_count() if in_cluster is None else in_cluster
-    # Ray rounds in this way, and it never gives an actor parts of two GPUs
-    room = there * (10_000 // round(10_000 * engine.gpu_share))
+    room = there * engine.processes_per_gpu
     where = "visible" if in_cluster is None else "in the cluster"
     return [
         f"{place} has {count} processes and {there} GPUs with room for {room} are {where}: lower engine.learner_ranks, "
         "sft.learner_ranks, engine.rollout_actors or engine.gpu_share"
-        for place, count in wanted.items()
+        for place, count in recipe.model_processes.items()
         if count > room
     ]
 

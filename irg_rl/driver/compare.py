@@ -111,7 +111,7 @@ def _other_arm(
         folder = target.resolve() if is_model_folder(target) else None
         run = Run.open(target if folder is None else folder.parent.parent)
         place = prompts_place(first, split)
-        if not _same_file(first.folder / place, run.folder / place):
+        if not same_file(first.folder / place, run.folder / place):
             raise RunError(f"--against {name}={target}: {run.folder} has other prompts ({place}) than {first.folder}")
         old, new = (
             (one.recipe.evaluation, evaluation_sampling(one.recipe.sampling, one.recipe.evaluation))
@@ -189,22 +189,34 @@ def first_images(redraw: Outcomes, turn: int) -> Outcomes:
 def require_comparable(first: Run, other: Run, split: str | None = None) -> None:
     """Raise RunError if two runs cannot be compared. The runs must agree in three respects:
     * the SFT checkpoint from which RL starts
-    * the settings of RL and evaluation, except rl.seed
+    * the settings of RL and evaluation, except rl.seed and rl.alarms
     * the prompts of the evaluation"""
     prompts = prompts_place(first, split)
     shared = {f"set of {Path(prompts).stem} prompts": prompts, "SFT checkpoint": f"models/{first.sft_model}/{WEIGHTS}"}
     for what, place in shared.items():
-        if not _same_file(first.folder / place, other.folder / place):
+        if not same_file(first.folder / place, other.folder / place):
             raise RunError(
                 f"{other.folder} has another {what} ({place}) than {first.folder}: compare a run with its forks "
                 "(`irg-rl fork`), which share both"
             )
     old, new = (run.recipe.model_dump(mode="json") for run in (first, other))
     changed = [c for c in differing(old, new) if f"{c[0]}.".startswith(tuple(f"{key}." for key in SAME))]
-    changed = [change for change in changed if change[0] != "rl.seed"]
+    changed = [change for change in changed if change[0] != "rl.seed" and not change[0].startswith("rl.alarms")]
     if changed:
         lines = [f"  {key}: {a!r} in {first.folder}, {b!r} in {other.folder}" for key, a, b in changed]
         raise RunError("only runs that differ in rl.seed alone can be pooled, but:\n" + "\n".join(lines))
+
+
+def differ_in_seed_alone(folders: Sequence[Path]) -> bool:
+    """Return whether the runs are repetitions of one experiment: they share the SFT checkpoint and all settings of
+    SAME, except for rl.seed."""
+    first, *others = [Run.open(folder) for folder in folders]
+    try:
+        for other in others:
+            require_comparable(first, other)
+    except RunError:
+        return False
+    return first.recipe.rl is not None
 
 
 def require_different_seeds(runs: Sequence[Run]) -> None:
@@ -218,7 +230,8 @@ def require_different_seeds(runs: Sequence[Run]) -> None:
             )
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether both files exist and have the same content."""
     if not (one.is_file() and other.is_file()):
         return False
     return one.samefile(other) or filecmp.cmp(one, other, shallow=False)

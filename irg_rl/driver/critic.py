@@ -18,6 +18,7 @@ from irg_rl.algorithms.base import (
 from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
+from irg_rl.driver.drawn import drawn_statistics, scored_statistics
 from irg_rl.prompts import fits
 from irg_rl.trajectory import Group, Prompt
 from rewards.hub import RewardHub
@@ -108,6 +109,7 @@ class ScoredSummary:
     first: float  # mean combined reward of first images, without failed trajectories; branches of a trunk count once
     last: float  # the same for last images
     scorers: dict[str, float]  # failures and latency of every scorer since the critic began
+    watched: dict[str, float] = field(default_factory=dict)  # what alarms watch (driver/drawn.py): metric -> value
 
 
 class Critic:
@@ -176,4 +178,6 @@ class Critic:
             first=first,
             last=last,
             scorers=self.hub.log(),
+            watched=drawn_statistics(group)
+            | scored_statistics(group, self.hub.held_out, last, credit_settings.segment_weights),
         )

@@ -6,6 +6,7 @@ evaluation."""
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isnan
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from irg_rl.evaluate.image_statistics import STATISTICS
 from irg_rl.evaluate.outcomes import Outcomes, Prefer, collect
 from irg_rl.evaluate.suite import REAL, REDRAW, SHUFFLED, Evaluation
 from irg_rl.model.folder import Folder
+from irg_rl.report.kept import kept_path, save_kept
 from irg_rl.report.samples import SampledTrajectory, from_trajectory, save_samples
-from irg_rl.task import Task, Thresholds, task_of
+from irg_rl.task import Task, Thresholds, Verdict, task_of
 from irg_rl.trajectory import Prompt, Trajectory, score_images
 from rewards.hub import RewardHub
 from rewards.judge import JudgeScorer
@@ -75,7 +77,7 @@ class Evaluator:
         requests = [Request(prompt, sample, seed) for prompt in prompts for sample in range(self.samples)]
         real = self.sample(sampler, requests, turns, f"{name}: real")
         self._score(real)
-        arms = {REAL: self._collect(real, REAL, self._prefer())}
+        arms, drawn = {REAL: self._collect(real, REAL, self._prefer())}, {REAL: real}
         if controls:
             draw = partial(self.sample, sampler)
             redrawn = redraw(partial(draw, title=f"{name}: redraw"), real, turns, seed)
@@ -83,7 +85,8 @@ class Evaluator:
             arms[REDRAW] = self._collect(redrawn, REDRAW)
             shuffled = shuffled_reflections(partial(draw, title=f"{name}: shuffled reflections"), real, turns, seed)
             arms[SHUFFLED] = self._collect(shuffled, SHUFFLED)
-        return Measured(real, Evaluation(name, arms, settings=self._settings(len(prompts))), self.task)
+            drawn |= {REDRAW: redrawn, SHUFFLED: shuffled}
+        return Measured(drawn, Evaluation(name, arms, settings=self._settings(len(prompts))), self.task)
 
     def _collect(self, trajectories: list[Trajectory], arm: str, prefer=None) -> Outcomes:
         return collect(
@@ -122,12 +125,32 @@ class Evaluator:
 
 @dataclass
 class Measured:
-    """The result of an evaluation: the trajectories of the model's own refinement (the arm `real`), and the results of
-    all arms, the controls included."""
+    """The result of an evaluation: the trajectories and the results of all arms. The arms are the model's own
+    refinement (`real`) and the controls."""
 
-    trajectories: list[Trajectory]
+    drawn: dict[str, list[Trajectory]]
     evaluation: Evaluation
     task: Task
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """The trajectories of the arm `real`."""
+        return self.drawn[REAL]
+
+    def keep(self, path: Path, most_mb: int) -> int:
+        """Store the texts and images of all arms in the file `path`, in at most `most_mb` MiB. Return how many
+        trajectories of each arm are stored."""
+        arms = {arm: partial(self._sampled, arm) for arm in self.drawn}
+        return save_kept(path, len(self.trajectories), arms, most_mb * 2**20)
+
+    def _sampled(self, arm: str, row: int) -> SampledTrajectory:
+        """Return one trajectory of one arm in the form of the report, with the verdicts of the arm's table."""
+        trajectory, table = self.drawn[arm][row], self.evaluation.arms[arm]
+        verdicts = [
+            Verdict(bool(table.correct[row, k]), float(table.score[row, k])) if table.known[row, k] else None
+            for k in range(trajectory.turns)
+        ]
+        return from_trajectory(trajectory, verdicts)
 
     def samples(self, count: int) -> list[SampledTrajectory]:
         """Return the first `count` trajectories, and for each image whether it is right. Prompts are in random order,
@@ -159,6 +182,7 @@ def measure_stage(run: Run, name: str, facts: dict) -> Measured:
         prompts = held_out_prompts(run, settings.split)
         measured = Evaluator(run, settings, hub).evaluate(load_model(run, name), name, prompts)
     save_samples(run.path("samples", name), measured.samples(settings.strips))
+    measured.keep(kept_path(run.folder, name), settings.keep_mb)
     real = measured.evaluation.arms[REAL]
     facts["accuracy_per_turn"] = [None if isnan(share) else round(share, 4) for share in accuracies(real)]
     if missing := int((~real.known & ~real.stopped).sum()):

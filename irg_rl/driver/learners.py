@@ -23,7 +23,10 @@ from irg_rl.driver.room import ANYWHERE, LEARNER
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
-from irg_rl.records import TENSORS, WORDS, group_folders, step_folder
+from irg_rl.records import TENSORS, WORDS, group_folders, look_folder, step_folder
+
+LOOKED_GROUPS = 4
+"""Largest number of groups that a look at RL writes (`rl.look_every`)."""
 
 NOT_FINITE = "a loss or gradient of the update was not finite"
 NO_MATERIAL = "the update had nothing to train on"
@@ -100,6 +103,14 @@ class Learners:
         the number `update` uses for training; None means the next update. (A group has all samples of one prompt.)"""
         number = self.updates + 1 if update is None else update
         self._all("dump", str(step_folder(self.run.folder, number)), *groups)
+
+    def look(self, groups: Sequence[ObjectRef], most_bytes: int) -> Path | None:
+        """Write what a reader looks at of some groups to disk, in at most `most_bytes` bytes. `groups` has Ray's
+        references to the groups that the next update will use for training. Return the folder, or None if not even one
+        group fits."""
+        folder = look_folder(self.run.folder, self.updates + 1)
+        count = self._all("look", str(folder), LOOKED_GROUPS, most_bytes, *groups)[0]
+        return folder if count else None
 
     def train(self, groups: Sequence[ObjectRef]) -> Future:
         """Start one update of the weights, and return at once. `groups` has Ray's references to the groups of scored

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ray
 import torch
+from ray import ObjectRef
 
 from irg_rl import faults, stopping
 from irg_rl.algorithms.base import algorithm_of
@@ -36,13 +37,18 @@ from irg_rl.driver.rl_settings import worker_settings
 from irg_rl.driver.room import ANYWHERE, CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
-from irg_rl.evaluate.learning import ENOUGH, FEW_SPREAD, SPREAD
+from irg_rl.driver.watching import Watcher
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.prompts import PromptOrder, read_prompts
+from irg_rl.records import load_groups
+from irg_rl.report.samples import from_trajectory
 from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
 from rollouts.traffic import store_bytes
 from rollouts.worker import RolloutWorker
+
+LOGGED_TRAJECTORIES = 8
+"""Largest number of trajectories that a look at RL logs to wandb, as strips of images and as a table."""
 
 
 def rl_prompts(run: Run) -> list[Prompt]:
@@ -131,8 +137,7 @@ class Loop:
     learners: Learners
     rollouts: Fleet
     critics: Fleet
-    spreads: list[float] = field(default_factory=list)  # of the last updates: share of groups with different rewards
-    is_warned: bool = False  # whether it was said that few groups have different rewards
+    watcher: Watcher = field(init=False)
 
     def run_all(self) -> dict:
         recipe = self.run.recipe.require_rl()
@@ -141,6 +146,7 @@ class Loop:
         if saved:
             slots = SlotBuffer.restore(saved["slots"])
         self.tracker.rewind("rl", self.learners.updates)
+        self.watcher = Watcher(self.run)
         collector = collector_of(self.run, slots, self.rollouts, self.critics)
         for fleet in (self.rollouts, self.critics):
             fleet.wait_until_serving(fleet.settings.size, fleet.settings.start_timeout)
@@ -152,9 +158,9 @@ class Loop:
         with bar("RL", recipe.updates, self.learners.updates) as progress, stopping.loop():
             while self.learners.updates < recipe.updates:
                 progress.advance(note=self._update(collector))
-                if stopping.asked():
+                if stopping.asked() or self.watcher.stopping:
                     self._save(collector)
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt if stopping.asked() else self.watcher.error()
         return self._account(slots)
 
     def _account(self, slots: SlotBuffer) -> dict:
@@ -178,6 +184,8 @@ class Loop:
         rl = self.run.recipe.require_rl()
         if rl.dump_every and (update + 1) % rl.dump_every == 0:
             self.learners.dump([body for _, body in batch])
+        if rl.look_every and (update + 1) % rl.look_every == 0:
+            self._look([body for _, body in batch])
         training = self.learners.train([body for _, body in batch])
         while collector.busy and not training.done():
             collector.pump(0.05, update)  # with staleness > 0 sampling continues during the update
@@ -197,28 +205,24 @@ class Loop:
         }
         collector.left, collector.counts = [], {}
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
-        self.tracker.log("rl", self.learners.updates, metrics)
+        self.tracker.log("rl", self.learners.updates, metrics | self.watcher.see(self.learners.updates, metrics))
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
-        self._warn_about_spread(told[SPREAD])
         due = self.learners.updates % rl.checkpoint_every == 0 and not self.learners.bad
         if due or self.learners.updates >= rl.updates or self.learners.bad == 1:
             self._save(collector)  # `replay` repeats all bad updates but the first one from this checkpoint
         self.learners.require_finite()
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
-    def _warn_about_spread(self, share: float) -> None:
-        """Print a warning, once in a run, if few of the groups of the last updates have different rewards. `share` is
-        the share of such groups since the last update."""
-        self.spreads = [*self.spreads, share][-ENOUGH:]
-        mean = _mean(self.spreads)
-        if self.is_warned or len(self.spreads) < ENOUGH or not mean < FEW_SPREAD:
+    def _look(self, groups: list[ObjectRef]) -> None:
+        """Store some of the groups for `irg-rl view`, and log some of their trajectories to wandb."""
+        rl, update = self.run.recipe.require_rl(), self.learners.updates + 1
+        folder = self.learners.look(groups, rl.look_mb * 2**20 // max(1, rl.updates // rl.look_every))
+        if folder is None:
+            console.print(f"note: not one group of update {update} fits into its part of rl.look_mb {rl.look_mb}")
             return
-        self.is_warned = True
-        console.print(
-            f"warning: in the last {ENOUGH} updates only {mean:.0%} of the groups had rewards that differ; the others "
-            "teach nothing. Look at prompts of other difficulty, or at a larger rl.group_size",
-            soft_wrap=True, style="yellow",
-        )  # fmt: skip
+        if self.run.recipe.tracking.wandb:
+            shown = [from_trajectory(t) for group in load_groups(folder) for t in group.trajectories]
+            self.tracker.log_samples("rl", update, shown[:LOGGED_TRAJECTORIES])
 
     def _save(self, collector: Collector) -> None:
         self.learners.save({"slots": collector.slots.state()})
@@ -268,9 +272,10 @@ def summary(groups: list[ScoredSummary]) -> dict[str, float]:
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:
     """Return metrics of all groups that were sampled and scored since the last update. (A group has several samples of
     one prompt.) `left` has the summaries of these groups, also of groups that the algorithm cannot train on. There are
-    three kinds of metrics: the mean rewards, the number of groups, and the share of groups in which the rewards
-    differ."""
-    return {
+    four kinds of metrics: the mean rewards, the number of groups, the share of groups in which the rewards differ, and
+    means of what the alarms watch (driver/drawn.py). Such a mean is over the groups that have the value."""
+    watched = {name: [one.watched[name] for one in left if name in one.watched] for one in left for name in one.watched}
+    return {name: _mean(values) for name, values in watched.items()} | {
         "drawn/first": _mean([group.first for group in left]),
         "drawn/last": _mean([group.last for group in left]),
         "drawn/groups": float(len(left)),

@@ -23,6 +23,7 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.rl_loop import reinforce
 from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError
 from irg_rl.driver.sft import continue_sft, draw_own_images, require_finished, train_stage
+from irg_rl.driver.watching import StoppedByAlarm
 from irg_rl.errors import explain, is_expected
 from irg_rl.evaluate.suite import REAL
 from irg_rl.report.build import build_report
@@ -98,7 +99,12 @@ def _learn(run: Run, tracker: Tracker, facts: dict) -> None:
     rl = run.recipe.rl
     assert rl is not None
     learn = reinforce if rl.rollouts is None else learn_offline
-    learn(run, start_of(run.recipe, "rl"), tracker, facts)
+    try:
+        learn(run, start_of(run.recipe, "rl"), tracker, facts)
+    except StoppedByAlarm:
+        tell_learning(run)
+        build_report(run.folder)
+        raise
     tell_learning(run)
 
 
@@ -165,7 +171,8 @@ STAGES = (
     RunStage(
         "evaluate_sft", lambda recipe: recipe.sft is not None,
         lambda run, tracker, facts: evaluate(run, start_of(run.recipe, "evaluate_sft"), tracker, facts),
-        tuple(place for model in SFT_MODELS.values() for place in (f"evaluation/{model}.*", f"samples/{model}")),
+        tuple(place for model in SFT_MODELS.values()
+              for place in (f"evaluation/{model}.*", f"samples/{model}", f"samples/{model}.parquet")),
     ),
     RunStage(
         "rl", lambda recipe: recipe.rl is not None, _learn, model="rl", check=lambda run: check_gate_holds(run, "sft"),

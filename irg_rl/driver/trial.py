@@ -42,10 +42,13 @@ from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
 from sft.loss import Counts, sft_loss
 from sft.packing import RowLayout
+from sft.rows import BrokenRow, decode_row
 from sft.stream import PackStream
 
 SAMPLES = 2
 """Smallest number of trajectories in the rollout of the trial, and the number of prompts in its evaluation."""
+ROWS = 32
+"""How many rows of each source of SFT are read and decoded."""
 TEXT_TOKENS = 32
 """Largest number of tokens of a text in the trial."""
 POINTS = 4
@@ -135,10 +138,20 @@ class _Trial:
         self.group: Group | None = None
 
     def row(self) -> str:
+        """Draw and decode ROWS rows of each source. Raises ValueError if more than half of the rows are broken."""
         found = [source for sources in self._sources().values() for source in sources]
+        broken = 0
         for source in found:
-            source.draw()
-        return f"one of each of {len(found)} sources"
+            for _ in range(ROWS):
+                parts = source.draw()
+                try:
+                    decode_row(parts)
+                except BrokenRow as error:
+                    source.rejections.add(source.last, str(error))
+            broken += len(source.rejections.seen)
+            if len(source.rejections.seen) > ROWS // 2:
+                raise ValueError(f"{source.folder}: {len(source.rejections.seen)} of its first rows are broken")
+        return f"{ROWS} of each of {len(found)} sources, {broken} broken rows among them"
 
     def pack(self) -> str:
         folder, told = self.folder, []

@@ -18,6 +18,10 @@ from irg_rl.task import Pixels
 EDGE = 16.0
 """Smallest gradient of an edge, in grey values per pixel. A step from one grey value to another has an edge if the two
 differ by at least 32, an eighth of the range."""
+DARK = 64.0
+"""Grey values below this one, a quarter of the range, are dark."""
+COLOUR_LEVELS = 8
+"""Number of steps into which each channel is divided to count colours."""
 HIGH = 0.25
 """High frequencies are those above this number of cycles per pixel. It is half of the highest frequency along a row."""
 
@@ -63,6 +67,21 @@ def high_frequency_share(image: Pixels) -> float:
     power = np.abs(np.fft.fft2(centred)) ** 2
     frequency = np.hypot(np.fft.fftfreq(g.shape[0])[:, None], np.fft.fftfreq(g.shape[1])[None, :])
     return float(power[frequency > HIGH].sum() / power.sum())
+
+
+def dark_share(image: Pixels) -> float:
+    """Return the share of pixels, in [0, 1], whose grey value is below DARK."""
+    return float((grey(image).round(6) < DARK).mean())  # rounded, as the weights of a grey 64 add up to 63.99..
+
+
+def colour_entropy(image: Pixels) -> float:
+    """Return the entropy of the colours of an image, in bits. Each channel is divided into COLOUR_LEVELS equal steps.
+    With the share p_i of pixels of colour i, it is -sum_i p_i log2 p_i. It is 0 for an image of one colour, and at most
+    3 log2 COLOUR_LEVELS."""
+    steps = image.reshape(-1, 3).astype(np.int64) * COLOUR_LEVELS // 256
+    counts = np.bincount(steps @ np.array([COLOUR_LEVELS**2, COLOUR_LEVELS, 1]))
+    shares = counts[counts > 0] / len(steps)
+    return float(-(shares * np.log2(shares)).sum()) + 0.0  # without the sign of -0.0
 
 
 def grey(image: Pixels) -> Float[np.ndarray, "H W"]:

@@ -34,10 +34,12 @@ class Advice:
 
 
 def advise(load: Load, plan: Plan, card: float) -> list[Advice]:
-    """Return advice for every kind of process (for example the learner) that does not fit into `card`, the memory of
-    one GPU in bytes. The peak memory of each process is taken from `plan`. `load` is a function that loads the recipe
-    with some settings changed. The changes are texts of the form name=value."""
-    return [_advice(load, plan, place.name, place.peak, card) for place in plan.places if place.peak > card]
+    """Return advice for every kind of process (for example the learner) that does not fit into its memory. This is
+    `card`, the memory of one GPU in bytes, or the share of it that the process has. The peak memory of each process is
+    taken from `plan`. `load` is a function that loads the recipe with some settings changed. The changes are texts of
+    the form name=value."""
+    rooms = [(place, card * plan.card_share(place.name)) for place in plan.places]
+    return [_advice(load, plan, place.name, place.peak, room) for place, room in rooms if place.peak > room]
 
 
 def _advice(load: Load, plan: Plan, name: str, now: int, card: float) -> Advice:

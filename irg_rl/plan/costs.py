@@ -191,6 +191,11 @@ class Plan:
         reinforced = [LEARNER, ROLLOUT] if self.recipe.rl is not None else []
         return [*self.stages, *reinforced, EVALUATION]
 
+    def card_share(self, name: str) -> float:
+        """Return the share of a GPU's memory that a process of the kind `name` has. In RL, several processes may share
+        a GPU. All other processes have a GPU alone."""
+        return self.recipe.engine.gpu_share if name in (LEARNER, ROLLOUT) else 1.0
+
     def place(self, name: str) -> ProcessKind:
         others = {LEARNER: self._learner, ROLLOUT: self._rollout, EVALUATION: self._evaluation}
         return others[name]() if name in others else self._sft_learner(name)

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
 
 from irg_rl.algorithms.base import algorithm_type
+from irg_rl.config.alarms import AlarmsRecipe
 from irg_rl.curve import Curve
 from irg_rl.errors import InputError
+from irg_rl.evaluate.alarms import beginnings
 from irg_rl.report import comparisons, curves, strips, tables
 from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
 from irg_rl.report.samples import SampledTrajectory
@@ -113,6 +116,7 @@ def render(record: RunRecord) -> str:
         repairs=comparisons.repairs(record.comparison) if record.comparison else [],
         standings=comparisons.standings(record.comparison) if record.comparison else None,
         alarm=tables.alarm(record.learning) if record.learning else None,
+        rings=rings(record),
         curves=curves.draw_curves(record.metrics, own),
         not_drawn=curves.not_drawn(record.metrics, own),
         samples=by_prompt(record),
@@ -133,6 +137,19 @@ def algorithm_curves(record: RunRecord) -> Sequence[Curve]:
     except InputError as error:
         record.problems.append(f"its own figures are left out: {error}")
         return ()
+
+
+def rings(record: RunRecord) -> list[str]:
+    """Return one sentence for each time that an alarm of RL began to ring. The alarms are computed again from
+    metrics.jsonl, with the settings of the recipe. If these are broken, add a message to `record.problems`."""
+    rl = record.recipe.get("rl")
+    try:
+        settings = AlarmsRecipe.model_validate((rl.get("alarms") if isinstance(rl, dict) else None) or {})
+    except ValidationError as error:
+        record.problems.append(f"rl.alarms of recipe.yaml: {error.errors()[0]['msg']}")
+        return []
+    found = beginnings([row for row in record.metrics if row["stage"] == "rl"], settings)
+    return [state.sentence for state in found]
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -7,8 +7,9 @@ stand for the number of a turn, a part of the model and the name of a scorer.
 | stage       | scalars |
 |---|---|
 | SFT stages  | `ce`, `mse`, `right_tokens`, the same under `validation/`, `grad_norm/{part}` |
-| RL (`rl..`) | `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, `accuracy/turn{k}` and        |
-|             | `accuracy/n` (validation), `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
+| RL (`rl..`) | `held_out/{scorer}`, `drawn/{statistic}` of images and texts, `accuracy/turn{k}` and        |
+|             | `accuracy/n` (validation), `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, |
+|             | `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
 |             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`, and what the algorithm declares (`curves`) |
 """
 
@@ -70,6 +71,11 @@ CURVES = (
     Curve("Validation accuracy during RL", RL, r"accuracy/(?P<line>turn\d+)", "share right", UPDATES, share=True,
           cases="accuracy/n"),
     Curve("Reward of first and last image", RL, r"reward/(?P<line>first|last)", "mean reward", UPDATES),
+    Curve("Held-out scorers on drawn groups", RL, r"held_out/(?P<panel>.+)", "mean score", UPDATES),
+    Curve("Drawn images", RL, r"drawn/(?P<panel>dark_share|edge_density|colour_entropy|sharpness|image_diversity)",
+          "mean of drawn groups", UPDATES),
+    Curve("Drawn texts", RL, r"drawn/(?P<panel>text_length|repetition|prompt_copies|text_diversity)",
+          "mean of drawn groups", UPDATES),
     Curve("Scorers by turn", RL, r"reward/(?P<panel>.+)/(?P<line>turn\d+)", "mean score", UPDATES),
     Curve("Time of a scorer", RL, r"reward/(?P<line>.+)/seconds_per_image", "seconds per image", UPDATES),
     Curve("How often the model stops", RL, r"stopped", "share of trajectories", UPDATES, share=True),

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from irg_rl.errors import InputError
 
+METRICS = "metrics.jsonl"
+"""Name of the file in a run folder."""
 RESERVED = ("stage", "step", "time")
 
 

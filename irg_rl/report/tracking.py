@@ -20,11 +20,10 @@ from wandb.errors import CommError, UsageError
 
 from irg_rl.environment import wandb_mode
 from irg_rl.redact import redact, redact_text
-from irg_rl.report.metrics_log import MetricsLog
+from irg_rl.report.metrics_log import METRICS, MetricsLog
 from irg_rl.report.samples import SampledTrajectory
 from irg_rl.report.strips import same_size
 
-METRICS = "metrics.jsonl"
 _ID_FILE = "wandb_id"
 _STAGING = "WANDB_DATA_DIR"
 FAILURES = (wandb.Error, OSError, RuntimeError)

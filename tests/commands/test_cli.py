@@ -15,8 +15,8 @@ from irg_rl.model.folder import WEIGHTS, save_folder
 from tests.paths import CONFIGS
 from tests.sft.material import initial_full, write
 
-COMMANDS = ["ls", "cp", "check", "plan", "train", "resume", "fork", "baseline", "compare", "eval", "generate", "parity",
-            "show", "replay", "report", "export", "verify"]
+COMMANDS = ["ls", "cp", "check", "plan", "demo", "train", "resume", "fork", "baseline", "compare", "eval", "generate",
+            "parity", "show", "replay", "report", "export", "verify", "view"]
 SMOKE = CONFIGS / "shapes-smoke.yaml"
 
 
@@ -62,7 +62,7 @@ def test_no_words_at_all_give_an_overview(irg_rl):
     ("resume", ["Continue a run where it stopped", "a run folder"]),
     ("fork", ["RL again from a run's SFT checkpoint", "settings that replace the recipe's"]),
     ("baseline", ["for as long as its RL took", "a run folder"]),
-    ("compare", ["for each seed and for all seeds pooled", "differ only in rl.seed", "--out"]),
+    ("compare", ["for each seed and for all seeds pooled", "differ in rl.seed alone", "side by side", "--out"]),
     ("eval", ["both controls", "--prompts", "--samples", "--turns", "--seed", "--split", "--preset", "--scorers",
               "--preference", "--no-controls", "--out"]),
     ("show", ["every text, score and advantage", "--step", "--group"]),
@@ -71,6 +71,7 @@ def test_no_words_at_all_give_an_overview(irg_rl):
                 "--out"]),
     ("generate", ["Think, draw, look, redraw", "may be given several times", "--preset", "irg, irg-paper,",
                   "--no-stop", "--text-scale", "--image-scale", "--size", "--system-prompt", "--out"]),
+    ("view", ["also while they train", "files of the runs alone", "The arrow keys", "ssh -L", "--port", "--open"]),
     ("report", ["Build report.html of a run again", "a run folder"]),
 ])  # fmt: skip
 def test_the_help_of_every_command_teaches(irg_rl, name, teaches):
@@ -115,7 +116,7 @@ def test_check_says_what_a_good_recipe_is(irg_rl):
 
 
 def test_check_says_what_lora_trains(irg_rl):
-    answer = irg_rl("check", CONFIGS / "bagel-lora-grpo.yaml", "rl.optimizer.gen_lr=0")
+    answer = irg_rl("check", CONFIGS / "bagel-lora-grpo.yaml", "rl.optimizer.gen_lr=0", "--elsewhere")
     assert answer.code == 0 and "rl: LoRA trains 161.5 M numbers of rank 64 on the und expert\n" in answer.out
 
 
@@ -138,7 +139,7 @@ def test_brackets_and_long_paths_come_through_unchanged(irg_rl):
 @pytest.mark.parametrize("name", ["bagel-sft-stage1", "bagel-sft-stage2", "bagel-grpo"])
 def test_check_says_what_this_machine_lacks_for_the_real_model(irg_rl, name):
     answer = irg_rl("check", CONFIGS / f"{name}.yaml", "engine.device=cuda", "init_from=/nowhere/BAGEL")
-    assert answer.code == 0 and "14,575.0 M parameters" in answer.out
+    assert answer.code == 1 and "14,575.0 M parameters" in answer.out
     lacks = [line for line in answer.out.splitlines() if line.startswith("not on this machine: ")]
     assert "not on this machine: init_from: /nowhere/BAGEL is not a folder in the released layout" in lacks
     if not _has_gpu():
@@ -149,6 +150,13 @@ def test_check_says_what_this_machine_lacks_for_the_real_model(irg_rl, name):
         assert any("IRGL/initial_full_learning: no parquet files" in line for line in lacks)
 
 
+def test_check_of_a_recipe_for_another_machine_asks_only_about_the_recipe(irg_rl):
+    answer = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "init_from=/nowhere/BAGEL", "--elsewhere")
+    assert answer.code == 0 and "14,575.0 M parameters" in answer.out
+    assert "this machine" not in answer.out and "tried here" not in answer.out
+    assert irg_rl("check", CONFIGS / "bagel-grpo.yaml", "rl.group_size=0", "--elsewhere").code == 1
+
+
 def test_check_names_what_is_wrong_with_a_model_folder_and_which_kernel_is_not_there(irg_rl, world, tmp_path):
     folder = tmp_path / "m"
     save_folder(world.model, world.vae, world.tokenizer, folder)
@@ -156,7 +164,7 @@ def test_check_names_what_is_wrong_with_a_model_folder_and_which_kernel_is_not_t
     del weights["llm2vae.bias"]
     save_file(weights, folder / WEIGHTS)
     answer = irg_rl("check", CONFIGS / "bagel-grpo.yaml", f"init_from={folder}", "sampling.image_size=[16, 16]")
-    assert answer.code == 0
+    assert answer.code == 1
     lacks = f"not on this machine: init_from: {folder / WEIGHTS} does not fit the configuration: missing llm2vae.bias"
     assert lacks in answer.out
     answer = irg_rl("check", CONFIGS / "bagel-grpo.yaml", "engine.attention=flash")
@@ -414,7 +422,7 @@ def test_ctrl_c_says_how_to_go_on(irg_rl, elsewhere):
     (elsewhere / "configs").mkdir()
     os.mkfifo(elsewhere / "configs" / "slow.yaml")
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    signal.setitimer(signal.ITIMER_REAL, 0.5, 2.0)  # again, because Python ignores an interrupt that hits a destructor
     try:
         answer = irg_rl("ls")
     finally:
@@ -429,4 +437,4 @@ def test_check_names_the_line_whose_metadata_the_verifier_cannot_read(irg_rl, tm
     for beside in ({}, {"include": 3}, {"include": [3]}):
         file.write_text(json.dumps({"prompt": "a red circle", **beside}))
         answer = irg_rl("check", SMOKE, f"rl.prompts={file}")
-        assert answer.code == 0 and f"not on this machine: rl.prompts: {file}, line 1: the metadata" in answer.out
+        assert answer.code == 1 and f"not on this machine: rl.prompts: {file}, line 1: the metadata" in answer.out

@@ -60,7 +60,7 @@ def test_a_reflection_that_is_content_ends_a_trajectory_unless_told_otherwise(ba
     options = ["--turns", 3, "--points", 3, "--max-text-tokens", 4, "--preset", "cfg-free"]
     folder, settings = drawn(bare, *options, *words)
     assert settings["stop"] == (not words)
-    assert settings["trajectories"][0]["images"] == images == len(list(folder.glob("*.png")))
+    assert settings["trajectories"][0]["images"] == images == len(list(folder.glob("*_turn*.png")))
     assert settings["trajectories"][0]["stopped"] == (not words)
 
 
@@ -100,6 +100,8 @@ def test_a_released_folder_outside_of_a_run_is_sampled_as_irg(bare, drawn):
     assert settings["guidance"] == PRESETS["irg"]["guidance"]
     assert settings["sampling"]["system_prompt"].startswith("You should first think about the planning process")
     assert [(t["id"], t["prompt"]) for t in settings["trajectories"]] == [("cli-0", prompts[0]), ("cli-1", prompts[1])]
+    sheet = Image.open(folder / "sheet.png")
+    assert sheet.size == (2 * 136 + 8, 2 * 136)  # a line per prompt; 32 pixels four times as large, in frames
     for number, trajectory in enumerate(settings["trajectories"]):
         assert trajectory["images"] == 2 and [text["turn"] for text in trajectory["texts"]] == [0, 1]
         for turn in (0, 1):

@@ -13,7 +13,7 @@ from irg_rl.driver.learners import MOST_BAD, Learners
 from irg_rl.driver.prepare import BASE
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.driver.stages import tracker_of
-from irg_rl.records import load_groups, save_groups, step_folder
+from irg_rl.records import load_groups, look_folder, save_groups, step_folder
 from irg_rl.trajectory import Group
 from tests.driver.begun import begun_run
 
@@ -37,6 +37,9 @@ def trained(local_ray, world, tmp_path) -> Run:
                 if step == 1:
                     learners.check_ratio(refs)
                 learners.dump(refs)
+                if step == 2:
+                    assert learners.look(refs, 1) is None
+                    assert learners.look(refs, 2**20) == look_folder(run.folder, 2)
                 result = learners.finish(learners.train(refs))
                 tracker.log("rl", step, result)
                 learners.publish()
@@ -119,8 +122,13 @@ def test_a_group_is_shown_with_texts_scores_advantages_and_a_strip(trained, irg_
 
 def test_what_was_not_dumped_is_not_shown(trained, irg_rl):
     assert "steps 1 to 3 were" in irg_rl("show", trained.folder, "--step", 7).err
+    assert "of the RL updates, steps 1 to 3 were, 3 of them" in irg_rl("show", trained.folder).out
     assert "has groups 0 to 0" in irg_rl("show", trained.folder, "--step", 1, "--group", 4).err
     shutil.rmtree(trained.folder / "rollouts")
+    shown = irg_rl("show", trained.folder, "--step", 2, "--group", 0)
+    assert shown.code == 0 and "verifier 0.250" in shown.out, "a look is enough to show a group"
+    assert "steps 2 to 2 were" in irg_rl("show", trained.folder, "--step", 1).err
+    shutil.rmtree(trained.folder / "looks")
     assert "set rl.dump_every" in irg_rl("show", trained.folder, "--step", 1).err
 
 

@@ -63,6 +63,17 @@ def test_a_folder_begun_with_other_settings_is_not_mixed_up(run, irg_rl, rolled)
     assert answer.code == 1 and "group_size 3, now 2" in " ".join(answer.err.split())
 
 
+def test_show_lists_the_groups_of_a_folder_and_draws_one(irg_rl, rolled):
+    count = len(group_folders(rolled))
+    listed = irg_rl("show", rolled).out
+    assert str(rolled) in listed and f"│ {count - 1} " in listed
+    answer = irg_rl("show", rolled, "--group", 0)
+    assert answer.code == 0 and "sample 2" in answer.out
+    assert answer.out.endswith(f"written: {group_folders(rolled)[0] / 'group.png'}\n")
+    assert f"it has groups 0 to {count - 1}" in irg_rl("show", rolled, "--group", 99).err
+    assert "has no RL updates: leave --step out" in irg_rl("show", rolled, "--step", 1).err
+
+
 def test_preferences_are_learned_from_a_folder_alone(run, rolled, local_ray, monkeypatch, tmp_path):
     monkeypatch.setattr("irg_rl.driver.room.LocalRay", lambda *settings: Already())
     place = run.folder / "recipe.yaml"

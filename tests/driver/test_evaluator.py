@@ -1,9 +1,11 @@
 """`irg-rl eval` on a tiny run: more prompts, more samples, scores."""
 
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image
 
 from irg_rl.config import changed_recipe
 from irg_rl.driver.evaluator import Evaluator
@@ -14,6 +16,7 @@ from irg_rl.evaluate.image_statistics import STATISTICS
 from irg_rl.evaluate.outcomes import load
 from irg_rl.presets import PRESETS
 from irg_rl.prompts import write_prompts
+from irg_rl.report.kept import kept_path, load_kept
 from irg_rl.shapes_world.prompts import make_prompts
 from tests.driver.finished import TEST_PROMPTS
 from tests.rewards.servers import completion, endpoint
@@ -106,6 +109,21 @@ def test_every_evaluation_has_statistics_of_the_pixels_in_every_arm(run, irg_rl)
     assert firsts[0] == firsts[1] > 0  # the arms begin with the same images
 
 
+def test_eval_takes_a_file_of_prompts_that_the_task_can_judge(run, irg_rl, tmp_path):
+    mine, name = tmp_path / "mine.jsonl", "eval-rl-seed5-prompts-mine"
+    write_prompts(mine, make_prompts(3, "validation", seed=7))
+    table, summary = evaluated(run, irg_rl, "--prompts", mine, name=name)
+    assert len(table) == 3 and table.known.all() and summary["settings"]["split"] == str(mine)
+    mine.write_text('{"prompt": "a red circle", "metadata": {"include": 3}}\n')
+    answer = irg_rl("eval", run.folder, "--prompts", mine)
+    assert answer.code == 1 and f"{mine}, line 1: the metadata of prompt" in answer.err
+    write_prompts(mine, make_prompts(1, "validation", seed=7))
+    assert f"{mine}: 1 prompts; at least 2" in irg_rl("eval", run.folder, "--prompts", mine).err
+    for words, said in ((("1",), "--prompts 1: at least 2"), ((tmp_path / "no.jsonl",), "no.jsonl")):
+        answer = irg_rl("eval", run.folder, "--prompts", *words)
+        assert answer.code == 1 and said in answer.err and len(answer.err.splitlines()) == 1
+
+
 def test_eval_of_more_prompts_than_there_are_is_one_line(run, irg_rl):
     answer = irg_rl("eval", run.folder, "--prompts", TEST_PROMPTS + 1)
     assert answer.code == 1 and "9 prompts of the split test asked for, but there are 8" in answer.err
@@ -121,3 +139,26 @@ def test_validation_prompts_are_for_tuning_and_test_prompts_the_default(run, irg
         asked = load(run.folder / "evaluation" / f"{name}.real.parquet").prompt_ids
         assert settings["split"] == split and settings["prompts"] == len(asked) == count
         assert all(prompt.startswith(split) for prompt in asked)
+
+
+def test_an_evaluation_keeps_texts_and_images_of_all_arms(run, irg_rl):
+    """The stage of the run, and `irg-rl eval` into the run."""
+    for name in ("rl", "eval-rl-seed5"):
+        if name != "rl":
+            assert irg_rl("eval", run.folder, "--seed", 5).code == 0
+        table = load(run.folder / "evaluation" / f"{name}.real.parquet")
+        kept = load_kept(kept_path(run.folder, name), range(len(table)))
+        assert {entry["arm"] for entry in kept} == {"real", "redraw", "shuffled"}
+        assert {entry["row"] for entry in kept} == set(range(len(table)))
+        for entry in kept:
+            if entry["arm"] == "real" and entry["image"]:
+                assert entry["prompt_id"] == table.prompt_ids[entry["row"]]
+                assert entry["correct"] == table.correct[entry["row"], entry["turn"]]
+                assert Image.open(io.BytesIO(entry["image"])).size == run.recipe.sampling.image_size
+
+
+def test_an_evaluation_keeps_nothing_if_it_may_not(run):
+    path, prompts = kept_path(run.folder, "other"), prompts_of(run, "test")[:2]
+    measured = Evaluator(run, run.recipe.evaluation).evaluate(load_model(run, "rl"), "other", prompts, controls=False)
+    assert measured.keep(path, 1) == 2 and path.is_file()
+    assert measured.keep(path, 0) == 0 and not path.exists()

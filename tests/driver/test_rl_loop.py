@@ -7,7 +7,7 @@ from irg_rl.driver.learners import Learners
 from irg_rl.driver.rl_loop import Loop, critic_fleet, drawn, rollout_fleet
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.driver.stages import tracker_of
-from irg_rl.evaluate.learning import ENOUGH
+from irg_rl.records import load_groups
 from tests.driver.begun import begun_run
 
 
@@ -25,22 +25,14 @@ def test_the_share_of_groups_with_spread_and_the_drawn_reward_count_groups_that_
     }  # fmt: skip
 
 
-def test_few_groups_with_spread_are_warned_about_once(capsys):
-    loop = Loop(*[None] * 5)
-    for _ in range(ENOUGH):
-        assert "warning" not in capsys.readouterr().out
-        loop._warn_about_spread(0.1)
-    assert "only 10% of the groups had rewards that differ" in " ".join(capsys.readouterr().out.split())
-    loop._warn_about_spread(0.1)
-    assert capsys.readouterr().out == ""
-
-
 def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_made(local_ray, world, tmp_path):
-    """Fails where the weights are published before the step: the samplers would always be one update behind."""
+    """Fails where the weights are published before the step: the samplers would always be one update behind. Every
+    second update is also stored for looking."""
     run = begun_run(
         world, tmp_path, tracking={"wandb": False}, engine={"threads": 1, "rollout_actors": 1},
         sampling={"image_size": [16, 16], "points": 3, "max_text_tokens": 4, "turns": 1},
-        rl={"updates": 2, "groups": 1, "group_size": 2, "noise": {"window": "all"}, "checkpoint_every": 5},
+        rl={"updates": 2, "groups": 1, "group_size": 2, "noise": {"window": "all"}, "checkpoint_every": 5,
+            "look_every": 2},
         rewards={"scorers": [{"name": "light", "kind": "tests.rewards.scorers:Brightness"}]},
     )  # fmt: skip
     with scorer_specs(run.recipe, run.path("scorers")) as specs, tracker_of(run) as tracker:
@@ -55,3 +47,7 @@ def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_ma
                 part.stop()
     assert served.digest != first
     assert (served.version, served.digest) == (2, trained.digest)
+    [look] = (run.folder / "looks").iterdir()
+    [shown] = load_groups(look)
+    assert look.name == "step-000002" and len(shown.trajectories) == 2
+    assert all(0 <= score <= 1 for t in shown.trajectories for score in t.rewards["light"])

@@ -74,7 +74,7 @@ def test_one_of_everything_works_and_leaves_nothing_behind(place, judge):
     found = tried(parse_recipe(settings(place, judge)))
     assert list(found) == PARTS
     assert {outcome for outcome, _ in found.values()} == {Outcome.WORKS}, found
-    assert "one of each of 1 sources" in found["a row"][1] and "stage1 ce" in found["a pack"][1]
+    assert "32 of each of 1 sources, 0 broken" in found["a row"][1] and "stage1 ce" in found["a pack"][1]
     assert "2 trajectories, 4 images" in found["a rollout"][1] and "real, redraw, shuffled" in found["an evaluation"][1]
     assert sorted(place.rglob("*")) == before
 

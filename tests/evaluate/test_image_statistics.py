@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from irg_rl.evaluate.image_statistics import EDGE, STATISTICS, edge_density, high_frequency_share, sharpness
+from irg_rl.evaluate.image_statistics import (
+    EDGE,
+    STATISTICS,
+    colour_entropy,
+    dark_share,
+    edge_density,
+    high_frequency_share,
+    sharpness,
+)
 
 
 def board(side: int, cell: int, low: int = 60, high: int = 200) -> np.ndarray:
@@ -61,3 +69,15 @@ def test_an_image_too_small_or_of_one_colour_has_no_fine_detail_to_measure():
     plain = np.full((8, 8, 3), 90, np.uint8)
     assert np.isnan(high_frequency_share(plain)) and sharpness(plain) == edge_density(plain) == 0
     assert all(np.isnan(statistic(plain[:2])) for statistic in STATISTICS.values())
+
+
+def test_the_dark_share_counts_pixels_below_a_quarter_of_the_range():
+    assert dark_share(board(8, 2, low=63, high=65)) == 0.5 and dark_share(board(8, 2, low=64, high=200)) == 0.0
+
+
+def test_the_entropy_of_colours_is_that_of_their_shares():
+    picture = board(8, 4)
+    assert colour_entropy(picture) == pytest.approx(1.0)
+    picture[:4, :4] = (255, 0, 0)  # shares 1/4, 1/4, 1/2
+    assert colour_entropy(picture) == pytest.approx(1.5)
+    assert str(colour_entropy(board(8, 2, low=33, high=34))) == "0.0"  # one step of eight

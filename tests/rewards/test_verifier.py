@@ -26,6 +26,8 @@ def test_right_pictures_score_one_and_damaged_ones_their_graded_score():
     scores = verifier.score([render(scene) for scene in wrong], prompts)
     assert scores == expected
     assert max(scores) < 1
+    accuracy = VerifierScorer("shapes_world", {}, 0, (24, 24), right=1.0, graded=0.0)
+    assert accuracy.score([render(scene) for scene in (right[0], *wrong)], prompts[:1] + prompts) == [1.0] + [0.0] * 40
 
 
 def test_a_right_picture_gets_what_is_added_for_right_ones():

@@ -5,7 +5,7 @@ import pytest
 from irg_rl.shapes_world.constraints import Relation, Thing, metadata_key, parse_metadata
 from irg_rl.shapes_world.judge_language import NotUnderstood, parse_prompt, parse_question
 from irg_rl.shapes_world.prompts import make_prompts
-from rewards.judge import WHICH, YES_NO
+from rewards.questions import WHICH, YES_NO
 
 
 def meaning(demand):

@@ -1,0 +1,1 @@
+"""The documentation as a site: pages that are generated from the code, and links that work on GitHub and here."""
