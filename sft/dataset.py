@@ -12,8 +12,6 @@ its own packs, and all ranks must draw the same rows.
 
 import hashlib
 import json
-import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,7 +54,6 @@ class Rejections:
     is_first: bool = True
     largest_share: float = 1.0
     seen: set[tuple[str, int, int]] = field(default_factory=set)
-    _counts: Counter[str] = field(default_factory=Counter)  # folder -> number of its rejected rows
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self):
@@ -66,7 +63,7 @@ class Rejections:
         for line in text.split("\n"):
             with suppress(ValueError, KeyError, TypeError):  # a line may be cut off, if the disk was full
                 entry = json.loads(line)
-                self._count(entry["file"], entry["group"], entry["row"])
+                self.seen.add((entry["file"], entry["group"], entry["row"]))
         if self.is_first and text and not text.endswith("\n"):
             with self.path.open("a") as out:
                 out.write("\n")
@@ -75,34 +72,26 @@ class Rejections:
         """Add a row. `decoded` says that it was found to be broken when its images were decoded."""
         file, group, row = str(place[0].absolute()), *place[1:]  # a run may be resumed from another folder
         with self._lock:  # rows are drawn and decoded in different threads
-            if not self._count(file, group, row):
+            if (file, group, row) in self.seen:
                 return
+            self.seen.add((file, group, row))
             if self.path is None or not (self.is_first or decoded):
                 return
             with self.path.open("a") as out:
                 out.write(json.dumps({"file": file, "group": group, "row": row, "reason": reason}) + "\n")
 
-    def require_budget(self, folder: Path, drawn: int, rows: int) -> None:
-        """Raise DataError if too many rows of a folder are rejected. `drawn` is the number of different rows that have
-        been looked at so far, and `rows` the number of rows of the folder. The share is that of the rows looked at. As
-        long as these are fewer than ENOUGH_ROWS, it is that of ENOUGH_ROWS rows, or of all rows if there are fewer.
-        Otherwise the first broken row of a large folder would end the stage."""
-        rejected, of = self._counts[str(folder.absolute())], max(drawn, min(ENOUGH_ROWS, rows))
-        if rejected > self.largest_share * of:
+    def require_budget(self, folder: Path, rejected: int, drawn: int, rows: int) -> None:
+        """Raise DataError if too many rows of a folder are rejected. `rejected` and `drawn` are the numbers of different
+        rows that a stage has rejected and looked at so far, and `rows` is the number of rows of the folder. The share
+        is that of the rows looked at. As long as these are fewer than ENOUGH_ROWS, it is that of ENOUGH_ROWS rows, or
+        of all rows if there are fewer. Otherwise the first broken row of a large folder would end the stage."""
+        if rejected > self.largest_share * max(drawn, min(ENOUGH_ROWS, rows)):
             named = "" if self.path is None else f"; {self.path} has the reasons"
             raise DataError(
                 f"{folder}: {rejected} rows are rejected after {drawn} of {rows} were read, more than the share of "
                 f"{self.largest_share:.3g} that sft.rejected_share allows{named}: mend or remove these rows, or set a "
                 "larger share, and start a new run"
             )
-
-    def _count(self, file: str, group: int, row: int) -> bool:
-        """Note a rejected row. Return False if it was noted before."""
-        if (file, group, row) in self.seen:
-            return False
-        self.seen.add((file, group, row))
-        self._counts[os.path.dirname(file)] += 1
-        return True
 
 
 class RowSource:
@@ -141,6 +130,7 @@ class RowSource:
         self._usable = 0
         self.last: RowPlace = (*self.groups[0], 0)
         """Where the row stands that `draw` returned last."""
+        self._rejected = set[RowPlace]()  # by this source, since the first epoch began
 
     @cached_property
     def fingerprint(self) -> str:
@@ -170,6 +160,7 @@ class RowSource:
             raise DataError(f"{self.folder}: the rows changed since the checkpoint; resume with the same data")
         self.epoch, self.group, self.row = state["epoch"], state["group"], state["row"]
         self._usable = state["usable"]
+        self._rejected |= self._rejected_before()
 
     def draw(self) -> tuple[Part, ...]:
         """Return the texts and images of the next row that can be trained on. Broken rows before this row are skipped
@@ -183,26 +174,23 @@ class RowSource:
                 try:
                     parts = parse_row(self._column[index].as_py())
                 except BrokenRow as error:
-                    self.rejections.add(self.last, str(error))
-                    self._require_budget()
+                    self.reject(self.last, str(error))
                     continue
                 self._usable += 1
                 return parts
             self._advance()
 
-    def reject(self, place: RowPlace, reason: str) -> None:
-        """Add a row whose images have turned out to be broken when they were decoded."""
-        self.rejections.add(place, reason, decoded=True)
-        self._require_budget()
-
-    def _require_budget(self) -> None:
-        self.rejections.require_budget(self.folder, self.drawn, sum(self.rows.values()))
+    def reject(self, place: RowPlace, reason: str, decoded: bool = False) -> None:
+        """Add a row to the list of rejected rows. `decoded` says that it was found to be broken when its images were
+        decoded. Raises DataError if too many rows of the folder are rejected."""
+        self.rejections.add(place, reason, decoded)
+        self._rejected.add(place)
+        self.rejections.require_budget(self.folder, len(self._rejected), self.drawn, sum(self.rows.values()))
 
     def reject_last(self, reason: str) -> None:
         """Add the row that `draw` returned last to the list of rejected rows. The caller uses this method if it cannot
         use the row, for example because the row is too long."""
-        self.rejections.add(self.last, reason)
-        self._require_budget()
+        self.reject(self.last, reason)
         self._usable -= 1
 
     def held_out(self) -> list[tuple[Part, ...]]:
@@ -215,11 +203,23 @@ class RowSource:
                 parts = parse_row(conversation)
                 decode_row(parts)
             except BrokenRow as error:
-                self.rejections.add((file, group, index), str(error))
+                self.reject((file, group, index), str(error))
                 continue
             rows.append(parts)
-        self._require_budget()
         return rows
+
+    def _rejected_before(self) -> set[RowPlace]:
+        """Return the listed rejected rows that this source has looked at since the first epoch began. Rows that another
+        stage has rejected may still lie ahead."""
+        files = {str(file.absolute()): file for file in self.files}
+        listed = {(files[file], group, row) for file, group, row in self.rejections.seen if file in files}
+        if self.epoch:
+            return listed
+        order = [int(chosen) for chosen in self._order(0)]
+        passed, chosen = {self.groups[before] for before in order[: self.group]}, order[self.group]
+        current = self.groups[chosen]
+        rows = set(self._rows_in_order(0, chosen, self.rows[current])[: self.row])
+        return {place for place in listed if place[:2] in passed or (place[:2] == current and place[2] in rows)}
 
     def _place(self) -> tuple[Path, int]:
         return self.groups[self._order(self.epoch)[self.group]]
@@ -227,15 +227,20 @@ class RowSource:
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
 
+    def _rows_in_order(self, epoch: int, chosen: int, rows: int) -> list[int]:
+        """Return the numbers of the rows of a row group in the order in which they are drawn, without those that are
+        kept for validation. `chosen` is the number of the group in `groups`, and `rows` its number of rows."""
+        shuffle = np.random.default_rng([self.seed, epoch, chosen]).permutation(rows)
+        first = self.hold_out if chosen == 0 else 0
+        return [int(i) for i in shuffle if i >= first]
+
     def _load(self) -> None:
         if self._loaded == (self.epoch, self.group):
             return
         chosen = int(self._order(self.epoch)[self.group])
         file, group = self.groups[chosen]
         self._column = _read_group(file, group)
-        shuffle = np.random.default_rng([self.seed, self.epoch, chosen]).permutation(len(self._column))
-        first = self.hold_out if chosen == 0 else 0
-        self._order_of_rows = [int(i) for i in shuffle if i >= first]
+        self._order_of_rows = self._rows_in_order(self.epoch, chosen, len(self._column))
         self._loaded = (self.epoch, self.group)
 
     def _advance(self) -> None:

@@ -138,7 +138,7 @@ class PackStream:
             try:
                 found.append(drawn.ready[number].result() if drawn.ready else self.encoder.ready(row))
             except BrokenRow as error:
-                self._source_of(place).reject(place, str(error))
+                self._source_of(place).reject(place, str(error), decoded=True)
                 found.append(None)
         return found
 
