@@ -81,10 +81,11 @@ class Rejections:
                 out.write(json.dumps({"file": file, "group": group, "row": row, "reason": reason}) + "\n")
 
     def require_budget(self, folder: Path, rejected: int, drawn: int, rows: int) -> None:
-        """Raise DataError if too many rows of a folder are rejected. `rejected` and `drawn` are the numbers of different
-        rows that a stage has rejected and looked at so far, and `rows` is the number of rows of the folder. The share
-        is that of the rows looked at. As long as these are fewer than ENOUGH_ROWS, it is that of ENOUGH_ROWS rows, or
-        of all rows if there are fewer. Otherwise the first broken row of a large folder would end the stage."""
+        """Raise DataError if too many rows of a folder are rejected. `rejected` is the number of different rows that a
+        stage has rejected so far, `drawn` the number of those it has looked at, and `rows` the number of rows of the
+        folder. The share is that of the rows looked at. As long as these are fewer than ENOUGH_ROWS, it is that of
+        ENOUGH_ROWS rows, or of all rows if there are fewer. Otherwise the first broken row of a large folder would end
+        the stage."""
         if rejected > self.largest_share * max(drawn, min(ENOUGH_ROWS, rows)):
             named = "" if self.path is None else f"; {self.path} has the reasons"
             raise DataError(
