@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from tests.faults import ROOT, SFT, STAGES, Case, Playing, environment, words_of
+from tests.faults import ROOT, STAGES, Case, Playing, environment, words_of
 
 FIRST_UPDATE = "rl/checkpoints/step_000001"
 JUDGED = {"rewards.scorers": [
@@ -27,28 +27,21 @@ def in_stage(stage: str, what: str, **more: Any) -> tuple[dict[str, Any], ...]:
     return ({"what": what, **(MIDDLE.get(stage) or {"where": "stage_done", "of": stage}), **more},)
 
 
-def until(stage: str) -> str:
-    """Return the last stage of a case that is disturbed in `stage`: no SFT or RL that the case does not need."""
-    if stage in SFT or STAGES.index(stage) < STAGES.index("pretrain"):
-        return stage
-    return "report"
-
-
 def killed(stage: str) -> Case:
-    return Case(f"driver killed in {stage}", stage, until(stage), in_stage(stage, "kill"), codes=(-9,))
+    return Case(f"driver killed in {stage}", stage, in_stage(stage, "kill"), codes=(-9,))
 
 
 def stopped(stage: str, name: str) -> Case:
     faults, said = in_stage(stage, "signal", signal=name), f"stopped by {name}; `irg-rl resume"
-    return Case(f"{name} in {stage}", stage, until(stage), faults, codes=(75,), says=said)
+    return Case(f"{name} in {stage}", stage, faults, codes=(75,), says=said)
 
 
 def in_rl(name: str, *faults: dict[str, Any], **more: Any) -> Case:
-    return Case(name, "rl", "report", faults, **more)
+    return Case(name, "rl", faults, **more)
 
 
 def in_sft(name: str, *faults: dict[str, Any], **more: Any) -> Case:
-    return Case(name, "sft1", "sft1", faults, **more)
+    return Case(name, "sft1", faults, **more)
 
 
 def kill_wandb(playing: Playing) -> None:
@@ -125,8 +118,8 @@ RL_CASES = (
     in_rl("SIGTERM to all processes", codes=(75,), says="stopped by SIGTERM", meddle=terminate_all),
     in_rl("Ray's server killed", codes=(1,), says="resume", meddle=kill_gcs),
     in_rl("Ray's node process killed", codes=(1,), says="resume", meddle=kill_raylet),
-    Case("node with a rollout actor lost", "rl", "rl", command=(*DEAD_NODE, "loses_no_group")),
-    Case("node with a learner rank lost", "rl", "rl", command=(*DEAD_NODE, "a_rank_with_it")),
+    Case("node with a rollout actor lost", "rl", command=(*DEAD_NODE, "loses_no_group")),
+    Case("node with a learner rank lost", "rl", command=(*DEAD_NODE, "a_rank_with_it")),
 )  # fmt: skip
 SFT_CASES = (
     in_sft("killed while a checkpoint of SFT is written",
@@ -143,7 +136,7 @@ SFT_CASES = (
            {"what": "kill", "where": "progress", "step": 3}, codes=(-9,), changes={"engine.keep_checkpoints": 1},
            refused="all 1 checkpoints are damaged .*--restart-stage", again=("--restart-stage",),
            again_says="goes on from its beginning"),
-    Case("rank of two killed in SFT", "sft2", "evaluate_sft",
+    Case("rank of two killed in SFT", "sft2",
          ({"what": "kill", "where": "sft_rank", "of": "1", "step": 3},), codes=(1,), says="learner 1 died .*resume",
          changes={"sft.learner_ranks": 2, "sft.stage2.packs_per_step": 2}),
     in_sft("two runs in one folder", meddle=start_a_second_run),

@@ -3,7 +3,7 @@
     python -m tests.faults [PART OF A NAME] [--limit 300] [--list]
 
 The cases stand in tests/fault_list.py. Each case begins with a copy of a run that nothing has disturbed, from which
-the later stages were removed. The program goes on with it, and the fault happens (irg_rl/faults.py, or `meddle` of the
+one stage was removed. The program does this stage again, and the fault happens (irg_rl/faults.py, or `meddle` of the
 case). If the run ends, it is resumed. Checked are:
 
 * the exit code, and one clear line instead of a traceback;
@@ -61,10 +61,7 @@ MADE = {
     "sft1": ("models/sft1", "sft1"), "own_images": ("world/rows/own",), "sft2": ("models/sft2", "sft2"),
     "rl": ("models/rl", "rl", "dropped.jsonl"),
 }  # fmt: skip
-"""Stage -> files and folders that it makes, and that a case without this stage must not have."""
-SFT = {"pretrain": ("base",), "sft1": ("base", "stage1"), "own_images": ("base", "stage1", "stage2"),
-       "sft2": ("base", "stage1", "stage2"), "evaluate_sft": ("base", "stage1", "stage2")}  # fmt: skip
-"""Last stage of a case -> the SFT stages that its recipe needs."""
+"""Stage -> files and folders that it makes."""
 
 
 class Outcome(StrEnum):
@@ -74,12 +71,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """What happens to a run, and how it must end. The run begins with the stage `begin`, and its recipe has no stages
-    after `until`."""
+    """What happens to a run in the stage `stage`, and how it must end. All other stages of the run are done."""
 
     name: str
-    begin: str
-    until: str
+    stage: str
     faults: tuple[dict[str, Any], ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)  # dotted setting -> value
     codes: tuple[int, ...] = (0,)  # exit codes of the command, one of which it must have
@@ -179,8 +174,8 @@ def environment() -> dict[str, str]:
 
 def reference(folder: Path, case: Case | None = None, longest_s: float = 900.0) -> Path:
     """Return a run that nothing has disturbed. It is made if it is not in `folder`. With `case`, the run has the
-    changes of the case, and begins and ends with the same stages."""
-    asked = None if case is None else (case.begin, case.until, sorted(case.changes.items()))
+    changes of the case in its stage."""
+    asked = None if case is None else (case.stage, sorted(case.changes.items()))
     place = folder / ("plain" if asked is None else hashlib.sha256(repr(asked).encode()).hexdigest()[:8])
     run = place / "shapes-smoke"
     if (run / "report.html").is_file():
@@ -199,21 +194,16 @@ def reference(folder: Path, case: Case | None = None, longest_s: float = 900.0) 
 
 
 def begun(whole: Path, run: Path, case: Case) -> None:
-    """Copy an undisturbed run into the folder `run`, without the results of the stages from `case.begin` on. Its recipe
-    gets the changes and faults of the case, and loses the stages after `case.until`."""
+    """Copy an undisturbed run into the folder `run`, without what the stage `case.stage` has made. The recipe of the
+    copy gets the changes and faults of the case."""
     shutil.copytree(whole, run, ignore=shutil.ignore_patterns("ray", "wandb", "report.html", "metrics.jsonl", "faults"))
-    later = STAGES[STAGES.index(case.begin) :]
-    for place in (place for stage in later for place in MADE.get(stage, ())):
+    for place in MADE.get(case.stage, ()):
         shutil.rmtree(run / place, ignore_errors=True)
         (run / place).unlink(missing_ok=True)
     stages = json.loads((run / "stages.json").read_text())
-    (run / "stages.json").write_text(json.dumps({name: facts for name, facts in stages.items() if name not in later}))
+    del stages[case.stage]
+    (run / "stages.json").write_text(json.dumps(stages))
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    if STAGES.index(case.until) < STAGES.index("rl"):
-        recipe["rl"] = None
-        kept = SFT.get(case.until)
-        recipe["sft"] = None if kept is None else {k: v for k, v in recipe["sft"].items()
-                                                   if not k.startswith(("base", "stage")) or k in kept}  # fmt: skip
     for setting, value in case.changes.items():
         *sections, name = setting.split(".")
         place = recipe
@@ -352,7 +342,7 @@ def run_all(cases: Sequence[Case], root: Path, results: Path, longest_s: float =
     others, which are appended to this file."""
     known, keys = read(results), {case.name: key_of(case, root) for case in cases}
     yield from (known[key] for key in keys.values() if key in known)
-    references = results.with_name("faults-" + key_of(Case("", "world", "report"), root))
+    references = results.with_name("faults-" + key_of(Case("", "world"), root))
     for case in cases:
         if keys[case.name] in known:
             continue

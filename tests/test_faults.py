@@ -101,7 +101,7 @@ def test_there_are_at_least_thirty_cases_with_names_of_their_own_and_faults_that
     names = [case.name for case in CASES]
     assert len(names) == len(set(names)) >= 30 and len(IN_CI) == 6 and set(IN_CI) <= set(names)
     for case in CASES:
-        assert {case.begin, case.until} <= set(STAGES), case.name
+        assert case.stage in STAGES, case.name
         armed(*case.faults)
 
 
@@ -109,9 +109,9 @@ def test_a_run_that_ends_in_another_way_than_its_case_says_fails(tmp_path, monke
     """Fails where a case holds whatever happens."""
     monkeypatch.setattr("tests.faults.begun", lambda whole, run, case: run.mkdir())
     for case, told in (
-        (Case("", "rl", "report"), "exit code 1, not .0,.*not a run folder"),
-        (Case("", "rl", "report", codes=(1,), says="resume"), "the last line is not 'resume'"),
-        (Case("", "rl", "report", ({},), codes=(1,)), "0 of 1 faults have happened"),
+        (Case("", "rl"), "exit code 1, not .0,.*not a run folder"),
+        (Case("", "rl", codes=(1,), says="resume"), "the last line is not 'resume'"),
+        (Case("", "rl", ({},), codes=(1,)), "0 of 1 faults have happened"),
     ):  # fmt: skip
         place = tmp_path / str(len(told))
         place.mkdir()
