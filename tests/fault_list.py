@@ -21,6 +21,7 @@ MIDDLE: dict[str, dict[str, Any]] = {
     "rl": {"where": "update", "step": 2},
 }  # fmt: skip
 """Stage -> a place in its middle. In the other stages, the fault happens at their end, before they count as done."""
+TRAINING = ("pretrain", "sft1", "sft2", "rl")
 
 
 def in_stage(stage: str, what: str, **more: Any) -> tuple[dict[str, Any], ...]:
@@ -32,8 +33,10 @@ def killed(stage: str) -> Case:
 
 
 def stopped(stage: str, name: str) -> Case:
-    faults, said = in_stage(stage, "signal", signal=name), f"stopped by {name}; `irg-rl resume"
-    return Case(f"{name} in {stage}", stage, faults, codes=(75,), says=said)
+    """A training step that has begun is finished and saved. Other stages begin anew."""
+    saved = {"rl": " after update 2 of rl, which is saved"}.get(stage, f" after step 3 of {stage}, which is saved")
+    said = f"stopped by {name}{saved if stage in TRAINING else ''}; `irg-rl resume"
+    return Case(f"{name} in {stage}", stage, in_stage(stage, "signal", signal=name), codes=(75,), says=said)
 
 
 def in_rl(name: str, *faults: dict[str, Any], **more: Any) -> Case:

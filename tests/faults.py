@@ -267,6 +267,9 @@ def _disturbed(case: Case, run: Path, longest_s: float) -> str:
     if code > 0:
         assert said.count("error: ") == 1 and "error: " in last, f"not one clear line at the end: {said[-600:]}"
         assert re.search(case.says, last), f"the last line is not {case.says!r}: {last}"
+        if saved := re.search(r"after (?:step|update) (\d+) of (\w+), which is saved", last):
+            step = run / saved[2] / "checkpoints" / f"step_{int(saved[1]):06d}"
+            assert step.is_dir(), f"{step} was not saved: {last}"
         return last[last.index("error: ") :]
     assert re.search(case.says, said), f"the output has no {case.says!r}: {said[-600:]}"
     return last if code == 0 else f"killed ({code})"

@@ -171,5 +171,5 @@ def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> 
                 run.count_time("rl")
             learners.require_finite()
             if stopping.asked():
-                raise KeyboardInterrupt
+                stopping.end(f"update {learners.updates} of rl")
             progress.advance(note=f"{shown} {result.get(shown, math.nan):.3f}")

@@ -146,9 +146,10 @@ class StageRank:
         self.trainer.advance()
         return list(self._told)
 
-    def save(self) -> None:
-        """Write an extra checkpoint now, whatever the stage's settings say about checkpoints."""
+    def save(self) -> int:
+        """Write an extra checkpoint now, whatever the stage's settings say about checkpoints. Return its step."""
         self.trainer.save()
+        return self.trainer.engine.steps
 
     def finish(self) -> dict:
         """Write the moving average of the weights as a model folder (only rank 0 writes). Return a dict with two
@@ -231,9 +232,9 @@ def train_stage(
                     for what, said in told:
                         hear[what](*said)
                     if stopping.asked():
-                        call("save")
+                        saved = call("save")
                         run.count_time(name)
-                        raise KeyboardInterrupt
+                        stopping.end(f"step {saved} of {name}")
         facts.update(call("finish"))
     if facts["rejected_rows"]:
         console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")
