@@ -77,12 +77,17 @@ def terminate_all(playing: Playing) -> None:
 
 
 def start_a_second_run(playing: Playing) -> None:
+    """The first run is halted meanwhile. Otherwise it may be finished before the second one has begun."""
     playing.wait_for("sft1/checkpoints/step_000002")
-    second = subprocess.run(
-        words_of("resume", str(playing.run)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
-    assert second.returncode == 1 and "another process works on this run" in second.stderr, second.stderr
+    playing.process.send_signal(signal.SIGSTOP)
+    try:
+        second = subprocess.run(
+            words_of("resume", str(playing.run)), cwd=ROOT, env=environment(), capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        playing.process.send_signal(signal.SIGCONT)
+    assert second.returncode == 1 and "another process works on this run" in second.stderr, second.stdout + second.stderr
 
 
 DEAD_NODE = ("-m", "pytest", "-q", "tests/driver/test_room.py", "-k")
