@@ -61,19 +61,18 @@ def replay_step(folder: Path, step: int) -> None:
 def as_table(step: int, again: Mapping[str, float], logged: Mapping[str, float]) -> Table:
     table = Table("metric", "in the run", "again", title=f"RL update {step}")
     for name in sorted(name for name in again if name.startswith(SHOWN)):
-        table.add_row(name, f"{logged.get(name, math.nan):.9g}", f"{again[name]:.9g}")
+        before = logged.get(name)
+        table.add_row(name, f"{math.nan if before is None else before:.9g}", f"{again[name]:.9g}")
     return table
 
 
 def _logged(run: Run, step: int) -> dict:
-    """Return the line of the log about an RL update. The log has null for numbers that are not finite; here they are
-    nan."""
     lines = [line for line in read_metrics(run.path(METRICS)) if line["stage"] == "rl"]
     found = [line for line in lines if line["step"] == step and "loss/text" in line]
     if not found:
         last = max((line["step"] for line in lines), default=0)
         raise RunError(f"{run.folder}: its log has no RL update {step}; it goes to {last}")
-    return {name: math.nan if value is None else value for name, value in found[-1].items()}
+    return found[-1]
 
 
 def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
