@@ -108,6 +108,8 @@ def test_there_are_at_least_thirty_cases_with_names_of_their_own_and_faults_that
 def test_a_run_that_ends_in_another_way_than_its_case_says_fails(tmp_path, monkeypatch):
     """Fails where a case holds whatever happens."""
     monkeypatch.setattr("tests.faults.begun", lambda whole, run, case: run.mkdir())
+    ending = "import sys; print('error: this is not a run folder', file=sys.stderr); sys.exit(1)"
+    monkeypatch.setattr("tests.faults.words_of", lambda *words: [sys.executable, "-c", ending])
     for case, told in (
         (Case("", "rl"), "exit code 1, not .0,.*not a run folder"),
         (Case("", "rl", codes=(1,), says="resume"), "the last line is not 'resume'"),
