@@ -119,14 +119,19 @@ def load_groups(folder: Path) -> list[Group]:
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: no readable groups ({error}); `rl.dump_every` of a recipe writes them") from error
-    if content.get("format") != FORMAT:
-        raise InputError(f"{folder}: written in format {content.get('format')}, this version reads {FORMAT}")
-    parts: list[dict[str, Tensor]] = [{} for _ in content["segments"]]
-    for name, tensor in tensors.items():
-        number, field = name.split(".")
-        parts[int(number)][field] = tensor
-    segments = [_segment(entry, part) for entry, part in zip(content["segments"], parts, strict=True)]
-    return [_read_group(record, segments) for record in content["groups"]]
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise InputError(f"{folder}: written in format {found}, this version reads {FORMAT}")
+    try:
+        parts: list[dict[str, Tensor]] = [{} for _ in content["segments"]]
+        for name, tensor in tensors.items():
+            number, field = name.split(".")
+            parts[int(number)][field] = tensor
+        segments = [_segment(entry, part) for entry, part in zip(content["segments"], parts, strict=True)]
+        return [_read_group(record, segments) for record in content["groups"]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder / WORDS}: not the form that this version writes ({what}); dump it again") from error
 
 
 def _group(group: Group, segments: dict[int, tuple[int, Segment]]) -> dict:

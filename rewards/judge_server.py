@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from typing import Any
 
+from irg_rl import faults
 from irg_rl.errors import InputError
 from irg_rl.imports import import_named
 from irg_rl.task import Answer, Mind
@@ -95,6 +96,7 @@ class Handler(JsonHandler):
             if self.path != "/v1/chat/completions":
                 raise BadRequest(f"no such path: {self.path}", 404)
             request = parse_request(self.read_body(MAX_BYTES))
+            faults.at("judge")
             assert isinstance(self.server, Listener)
             reply = completion(self.server.think(request.question, request.images), request.top_logprobs)
         except BadRequest as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from irg_rl import faults
 from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import EngineRecipe, GuidanceRecipe, LoraRecipe, NoiseRecipe, SamplingRecipe
 from irg_rl.learner.lora import add_adapters
@@ -88,6 +89,7 @@ class RolloutWorker:
         sample until it gets valid weights.
         """
         self._version = None
+        faults.at("weights", version)
         load_weights(self._model, arrays, digest)
         self._version, self._digest = version, digest
         return version, digest
@@ -121,6 +123,7 @@ class RolloutWorker:
         WeightsError if the worker has no weights, or weights of another version.
         """
         version = self._require(version)
+        faults.at("rollout", iteration)
         forks = self._settings.forks
         requests = [
             Request(prompt, n, seed=group_seed(self._settings.seed, group), iteration=iteration, forks=forks)

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -23,10 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from irg_rl.errors import UserError
+from sft.digests import FileDigests
 from sft.rows import BrokenRow, Part, decode_row, parse_row
 
 RowPlace = tuple[Path, int, int]
 """Where a row stands: (parquet file, number of the row group, number of the row within its group)."""
+
+ENOUGH_ROWS = 1000
+"""From so many rows of a folder on, the share of its rejected rows is taken as that of the whole folder."""
 
 
 class DataError(UserError, ValueError):
@@ -40,10 +45,14 @@ class Rejections:
     its row group (a block of rows in a parquet file).
 
     All ranks draw the same rows, so the first one lists for all what is broken when it is drawn. The others have
-    `is_first` = False. They list only rows of their own packs that turn out to be broken when they are decoded."""
+    `is_first` = False. They list only rows of their own packs that turn out to be broken when they are decoded.
+
+    `largest_share` is the budget: if more than this share of the rows of a folder is rejected, `require_budget` raises
+    DataError. What is left is then no longer the data that the user wanted to train on."""
 
     path: Path | None = None
     is_first: bool = True
+    largest_share: float = 1.0
     seen: set[tuple[str, int, int]] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
@@ -71,34 +80,50 @@ class Rejections:
             with self.path.open("a") as out:
                 out.write(json.dumps({"file": file, "group": group, "row": row, "reason": reason}) + "\n")
 
+    def require_budget(self, folder: Path, rejected: int, drawn: int, rows: int) -> None:
+        """Raise DataError if too many rows of a folder are rejected. `rejected` is the number of different rows that a
+        stage has rejected so far, `drawn` the number of those it has looked at, and `rows` the number of rows of the
+        folder. The share is that of the rows looked at. As long as these are fewer than ENOUGH_ROWS, it is that of
+        ENOUGH_ROWS rows, or of all rows if there are fewer. Otherwise the first broken row of a large folder would end
+        the stage."""
+        if rejected > self.largest_share * max(drawn, min(ENOUGH_ROWS, rows)):
+            named = "" if self.path is None else f"; {self.path} has the reasons"
+            raise DataError(
+                f"{folder}: {rejected} rows are rejected after {drawn} of {rows} were read, more than the share of "
+                f"{self.largest_share:.3g} that sft.rejected_share allows{named}: mend or remove these rows, or set a "
+                "larger share, and start a new run"
+            )
+
 
 class RowSource:
     """An endless stream of parsed training rows. Its position can be saved and restored. The rows come from the column
     `conversation` of all `*.parquet` files in `folder`.
 
     A parquet file consists of row groups (blocks of rows). The first `hold_out` rows of the first row group are kept
-    for validation and are never drawn. `fingerprint` identifies the data. It is one hash over four facts about each
-    file: its name, its number of rows, its size, and its last 4 KiB, where parquet keeps an index of the contents.
-    Raises DataError if the folder has no readable file, or if a whole epoch gave no usable row.
+    for validation and are never drawn. `digests` keeps the hashes of the files.
+
+    Raises DataError in three cases: the folder has no readable file, a whole epoch gave no usable row, or more rows are
+    broken than the budget of `rejections` allows.
     """
 
-    def __init__(self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0):
+    def __init__(
+        self, folder: Path, seed: int, rejections: Rejections, hold_out: int = 0, digests: FileDigests | None = None
+    ):
         self.folder, self.seed, self.rejections, self.hold_out = folder, seed, rejections, hold_out
-        files = sorted(folder.glob("*.parquet"))
+        self.digests = digests or FileDigests()
+        self.files = files = sorted(folder.glob("*.parquet"))
         if not files:
             raise DataError(
                 f"{folder}: no parquet files; set sft.data to the folder that holds one folder of parquet per mode"
             )
         self.groups: list[tuple[Path, int]] = []
-        digest = hashlib.sha256()
+        self.rows: dict[tuple[Path, int], int] = {}  # row group -> its number of rows
         for file in files:
             metadata = _open(file).metadata
             self.groups += [(file, g) for g in range(metadata.num_row_groups)]
-            digest.update(f"{file.name}:{metadata.num_rows}:{file.stat().st_size}".encode())
-            digest.update(_tail(file))
+            self.rows |= {(file, g): metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)}
         if not self.groups:
             raise DataError(f"{folder}: the parquet files hold no rows")
-        self.fingerprint = digest.hexdigest()[:16]
         self.epoch = self.group = self.row = 0
         self._loaded: tuple[int, int] | None = None
         self._order_of_rows: list[int] = []
@@ -106,6 +131,26 @@ class RowSource:
         self._usable = 0
         self.last: RowPlace = (*self.groups[0], 0)
         """Where the row stands that `draw` returned last."""
+        self._rejected = set[RowPlace]()  # by this source, since the first epoch began
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash that identifies the data: that of the names and whole contents of all files. The hash of a file is not
+        computed again as long as its size and the time of its last change stay the same (see FileDigests)."""
+        try:
+            digests = self.digests.of(self.files)
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror}); write it again") from error
+        named = [f"{file.name}:{digest}\n" for file, digest in zip(self.files, digests)]
+        return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
+
+    @property
+    def drawn(self) -> int:
+        """Number of different rows that have been looked at since the first epoch began."""
+        if self.epoch:
+            return sum(self.rows.values())
+        order = self._order(0)[: self.group]
+        return sum(self.rows[self.groups[chosen]] for chosen in order) + self.row
 
     def state(self) -> dict:
         cursor = {"epoch": self.epoch, "group": self.group, "row": self.row, "usable": self._usable}
@@ -116,6 +161,7 @@ class RowSource:
             raise DataError(f"{self.folder}: the rows changed since the checkpoint; resume with the same data")
         self.epoch, self.group, self.row = state["epoch"], state["group"], state["row"]
         self._usable = state["usable"]
+        self._rejected |= self._rejected_before()
 
     def draw(self) -> tuple[Part, ...]:
         """Return the texts and images of the next row that can be trained on. Broken rows before this row are skipped
@@ -129,16 +175,23 @@ class RowSource:
                 try:
                     parts = parse_row(self._column[index].as_py())
                 except BrokenRow as error:
-                    self.rejections.add(self.last, str(error))
+                    self.reject(self.last, str(error))
                     continue
                 self._usable += 1
                 return parts
             self._advance()
 
+    def reject(self, place: RowPlace, reason: str, decoded: bool = False) -> None:
+        """Add a row to the list of rejected rows. `decoded` says that it was found to be broken when its images were
+        decoded. Raises DataError if too many rows of the folder are rejected."""
+        self.rejections.add(place, reason, decoded)
+        self._rejected.add(place)
+        self.rejections.require_budget(self.folder, len(self._rejected), self.drawn, sum(self.rows.values()))
+
     def reject_last(self, reason: str) -> None:
         """Add the row that `draw` returned last to the list of rejected rows. The caller uses this method if it cannot
         use the row, for example because the row is too long."""
-        self.rejections.add(self.last, reason)
+        self.reject(self.last, reason)
         self._usable -= 1
 
     def held_out(self) -> list[tuple[Part, ...]]:
@@ -151,10 +204,23 @@ class RowSource:
                 parts = parse_row(conversation)
                 decode_row(parts)
             except BrokenRow as error:
-                self.rejections.add((file, group, index), str(error))
+                self.reject((file, group, index), str(error))
                 continue
             rows.append(parts)
         return rows
+
+    def _rejected_before(self) -> set[RowPlace]:
+        """Return the listed rejected rows that this source has looked at since the first epoch began. Rows that another
+        stage has rejected may still lie ahead."""
+        files = {str(file.absolute()): file for file in self.files}
+        listed = {(files[file], group, row) for file, group, row in self.rejections.seen if file in files}
+        if self.epoch:
+            return listed
+        order = [int(chosen) for chosen in self._order(0)]
+        passed, chosen = {self.groups[before] for before in order[: self.group]}, order[self.group]
+        current = self.groups[chosen]
+        rows = set(self._rows_in_order(0, chosen, self.rows[current])[: self.row])
+        return {place for place in listed if place[:2] in passed or (place[:2] == current and place[2] in rows)}
 
     def _place(self) -> tuple[Path, int]:
         return self.groups[self._order(self.epoch)[self.group]]
@@ -162,15 +228,20 @@ class RowSource:
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
 
+    def _rows_in_order(self, epoch: int, chosen: int, rows: int) -> list[int]:
+        """Return the numbers of the rows of a row group in the order in which they are drawn, without those that are
+        kept for validation. `chosen` is the number of the group in `groups`, and `rows` its number of rows."""
+        shuffle = np.random.default_rng([self.seed, epoch, chosen]).permutation(rows)
+        first = self.hold_out if chosen == 0 else 0
+        return [int(i) for i in shuffle if i >= first]
+
     def _load(self) -> None:
         if self._loaded == (self.epoch, self.group):
             return
         chosen = int(self._order(self.epoch)[self.group])
         file, group = self.groups[chosen]
         self._column = _read_group(file, group)
-        shuffle = np.random.default_rng([self.seed, self.epoch, chosen]).permutation(len(self._column))
-        first = self.hold_out if chosen == 0 else 0
-        self._order_of_rows = [int(i) for i in shuffle if i >= first]
+        self._order_of_rows = self._rows_in_order(self.epoch, chosen, len(self._column))
         self._loaded = (self.epoch, self.group)
 
     def _advance(self) -> None:
@@ -196,12 +267,6 @@ def stored_rows(folder: Path) -> Iterator[tuple[Path, int, int, bytes | str | No
 def count_stored_rows(folder: Path) -> int:
     """Return the number of rows in the parquet files of a folder, without reading them."""
     return sum(_open(file).metadata.num_rows for file in sorted(folder.glob("*.parquet")))
-
-
-def _tail(file: Path, size: int = 4096) -> bytes:
-    with file.open("rb") as handle:
-        handle.seek(max(file.stat().st_size - size, 0))
-        return handle.read()
 
 
 def _open(file: Path) -> pq.ParquetFile:

@@ -138,9 +138,12 @@ class PackStream:
             try:
                 found.append(drawn.ready[number].result() if drawn.ready else self.encoder.ready(row))
             except BrokenRow as error:
-                self.sources[0].rejections.add(place, str(error), decoded=True)
+                self._source_of(place).reject(place, str(error), decoded=True)
                 found.append(None)
         return found
+
+    def _source_of(self, place: RowPlace) -> RowSource:
+        return next(source for source in self.sources if place[:2] in source.rows)
 
     def _draw_pack(self) -> DrawnPack:
         """Draw the rows of the next pack, and let the workers decode them if the pack belongs to this rank."""

@@ -188,13 +188,9 @@ class StageTrainer:
         All ranks must call this together."""
         return collect(self.engine.state().whole(self.ema.weights), keep=self.engine.place.rank == 0)
 
-    def resume(self) -> int:
-        """Continue from the newest complete checkpoint, if there is one. Returns the step of the checkpoint, or 0. Only
-        the first rank compares the files with their digests."""
-        path = checkpoint.latest(self.folder)[0] if self.engine.place.rank == 0 else None
-        path = gather_objects(path)[0]
-        if path is None:
-            return 0
+    def resume(self, path: Path) -> int:
+        """Continue from the checkpoint in the folder `path`, whose files have been compared with their digests. Return
+        the step of the checkpoint."""
         snapshot = checkpoint.load(path, checked=True)
         checkpoint.require_same_recipe(snapshot, self.identity.recipe, self.identity.digest, self.identity.fingerprint)
         restore(self.engine, snapshot.tensors, snapshot.extra, self.ema)

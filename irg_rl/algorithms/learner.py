@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from irg_rl import faults
 from irg_rl.algorithms.base import Algorithm, RankContext
 from irg_rl.algorithms.joint import finish
 from irg_rl.config import LoraRecipe
@@ -140,12 +141,13 @@ class Learner:
 
         This method can raise three errors:
         * RatioError: `check_ratio` fails, or the sampling settings of a group differ from the settings of the learner.
-        * NonFiniteError: too many optimizer steps in a row are not finite.
+        * NonFiniteError: too many optimizer steps in a row are not finite (`engine.max_bad_steps` in the settings).
         * InputError: EMPTY_UPDATES updates in a row were skipped.
         """
         if not self._checked:
             self.check_ratio(*groups)
         self.updates += 1
+        faults.at("learner", self.updates, str(self.place.rank))
         algorithm = self.settings.algorithm
         probe = self.settings.probe_every and self.engine.steps % self.settings.probe_every == 0
         metrics: dict[str, float] = {}

@@ -27,7 +27,7 @@ from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.job_config import JobConfig
 
-from irg_rl import stopping
+from irg_rl import faults, stopping
 from irg_rl.cluster.shared_memory import SMALLEST
 from irg_rl.errors import UserError
 from irg_rl.imports import PACKAGES
@@ -257,7 +257,7 @@ def actor_options(
     The options also switch off Ray's automatic restart. Ray would restart an actor with the old weights that its
     constructor got. So the fleet (fleet.py) restarts actors itself and sends them the current weights.
     """
-    variables = thread_environment(threads) | (environment or {})
+    variables = thread_environment(threads) | (environment or {}) | faults.environment()
     return {
         "num_cpus": cpus,
         "num_gpus": gpus,

@@ -5,7 +5,8 @@ An update trains on B groups and makes a new version of the weights. Samples may
 has (S + 1) * B slots, and each group in progress uses one.
 
     admit -> SAMPLING -> READY -> TRAINING -> trained
-                 |          |         (slot freed when the new weights are published and acknowledged)
+                 |          |         |  (slot freed when the new weights are published and acknowledged)
+                 |          |         +---> dropped, if the update was skipped
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
 Groups are trained in the order of their admission, and each update takes the B oldest groups. When a group is admitted
@@ -190,17 +191,17 @@ class SlotBuffer:
             self._slots[group].state = SlotState.TRAINING
         return ahead
 
-    def published(self, version: int) -> list[int]:
+    def published(self, version: int, skipped: str = "") -> list[int]:
         """Record that every sampler has received and confirmed the new weights with the number `version`. These weights
         were trained on the groups with the state TRAINING. Free the slots of these groups, and return the ids of the
-        groups."""
+        groups. If the update was skipped, `skipped` is the reason: the groups then count as dropped, not as trained."""
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")
         self.version = version
         self._refills = 0
         done = [slot.id for slot in self._slots.values() if slot.state == SlotState.TRAINING]
         for group in done:
-            self._leave(group, Exit.TRAINED, None)
+            self._leave(group, Exit.DROPPED if skipped else Exit.TRAINED, skipped or None)
         return done
 
     def in_flight(self) -> list[Slot]:

@@ -50,6 +50,10 @@ RunFolder = Annotated[
     Path, typer.Argument(help="a run folder, as `train` printed it, or the name of a run in ./runs", callback=find_run)
 ]
 
+RestartStage = Annotated[
+    bool, typer.Option("--restart-stage", help="if all checkpoints of a stage are damaged: train it from its beginning")
+]
+
 
 def main() -> None:
     """Run a command. An expected failure prints one line on stderr and exits with code 1. Ctrl-C exits with code 130. A
@@ -171,11 +175,11 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def resume(run: RunFolder) -> None:
+def resume(run: RunFolder, restart_stage: RestartStage = False) -> None:
     """Continue a run where it stopped. The result is the same bit for bit."""
     from irg_rl.commands import resume
 
-    resume.resume(run)
+    resume.resume(run, restart_stage)
 
 
 @app.command()
@@ -190,11 +194,11 @@ def fork(run: RunFolder, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def baseline(run: RunFolder) -> None:
+def baseline(run: RunFolder, restart_stage: RestartStage = False) -> None:
     """Continue the SFT of a finished run for as long as its RL took, evaluate it and compare. Can be interrupted."""
     from irg_rl.commands.baseline import continue_sft
 
-    continue_sft(run)
+    continue_sft(run, restart_stage)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from rich.table import Table
 from irg_rl.algorithms.learner import Learner
 from irg_rl.driver.prepare import model_path
 from irg_rl.driver.progress import bar, console
+from irg_rl.driver.resuming import tell
 from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner import checkpoint
@@ -60,7 +61,8 @@ def replay_step(folder: Path, step: int) -> None:
 def as_table(step: int, again: Mapping[str, float], logged: Mapping[str, float]) -> Table:
     table = Table("metric", "in the run", "again", title=f"RL update {step}")
     for name in sorted(name for name in again if name.startswith(SHOWN)):
-        table.add_row(name, f"{logged.get(name, math.nan):.9g}", f"{again[name]:.9g}")
+        before = logged.get(name)
+        table.add_row(name, f"{math.nan if before is None else before:.9g}", f"{again[name]:.9g}")
     return table
 
 
@@ -79,7 +81,7 @@ def _learner_before(run: Run, step: int) -> tuple[Learner, int]:
     recipe = run.recipe
     if recipe.engine.learner_ranks > 1:
         raise RunError(f"{run.folder}: replay has one learner rank, and the run had {recipe.engine.learner_ranks}")
-    begun = checkpoint.before(run.path("rl"), step)
+    begun = checkpoint.before(run.path("rl"), step, tell)
     first = 1 if begun is None else checkpoint.describe(begun, checked=True).step + 1
     missing = [number for number in range(first, step + 1) if not step_folder(run.folder, number).is_dir()]
     if missing:

@@ -49,6 +49,8 @@ from rewards.score_server import ScoreServer, ServedAt, to_line
 COMPARISON = "comparison.json"
 SCORES = "scores.jsonl"
 ENDINGS = (".parquet", ".csv", ".jsonl")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes a text that begins with one of these for a formula."""
 PAIR_SEED = 1_000_003
 """Added to the recipe's seed for the pairs that a world makes, so that they differ from those that trained its small
 scorers."""
@@ -100,10 +102,16 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         with aside.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(rows[0]))
             table.writeheader()
-            table.writerows(rows)
+            table.writerows({name: _as_text(cell) for name, cell in row.items()} for row in rows)
     else:
         aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     os.replace(aside, path)
+
+
+def _as_text(cell: Any) -> Any:
+    """Return a cell of a CSV table. Spreadsheets run a text that begins like a formula, and prompts and answers come
+    from outside, so such a text gets an apostrophe before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def compare_scorers(

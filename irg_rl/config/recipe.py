@@ -14,6 +14,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 from irg_rl.config.alarms import FEWEST
 from irg_rl.config.engine import EngineRecipe, TrackingRecipe
 from irg_rl.config.evaluation import EvaluationRecipe, GateRecipe
+from irg_rl.config.faults import Fault
 from irg_rl.config.rewards import CRITIC_SHARE, OF_IMAGES, WITH_MODEL, RewardRecipe, ScorerRecipe
 from irg_rl.config.rl import RLRecipe, algorithm_class
 from irg_rl.config.sampling import SamplingRecipe
@@ -56,6 +57,9 @@ class Recipe(Section):
     evaluation: EvaluationRecipe = EvaluationRecipe()
     gate: GateRecipe = GateRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
+    faults: list[Fault] = Field(default=[], exclude_if=lambda faults: not faults)
+    """Faults that happen on purpose (docs/reliability.md). They need IRG_RL_FAULTS=1 in the environment. This setting
+    does not change the digest."""
 
     @model_validator(mode="before")
     @classmethod
@@ -405,7 +409,7 @@ class Recipe(Section):
 
 
 WITHOUT_EFFECT: dict[str, Any] = {
-    "output_dir": True, "description": True, "budget_minutes": True, "tracking": True,
+    "output_dir": True, "description": True, "budget_minutes": True, "tracking": True, "faults": True,
     "engine": {"object_store_mb", "stop_grace_s", "address", "placement"}, "sft": {"data_workers", "latents"},
     "rl": {"alarms", "look_every", "look_mb"}, "evaluation": {"keep_mb"},
 }  # fmt: skip

@@ -237,6 +237,10 @@ class SFTRecipe(Section):
     validation_rows: Positive = 256
     """Number of rows that are kept for validation. Each source gives the same number of rows, from its first row group
     (a block of rows in a parquet file)."""
+    rejected_share: Share = Field(default=0.05, exclude_if=lambda share: share == 0.05)
+    """Budget for rejected rows: the largest share of the rows of a source that may be broken or too long. With more,
+    the stage ends with an error, because it would train on what is left. The share is that of the rows read so far, and
+    of at least 1000 rows (or of all, if the source has fewer). 1: no limit."""
     data_workers: Annotated[int, Field(ge=0)] = Field(default=0, exclude_if=lambda workers: not workers)
     """Number of threads of each rank that decode the images of the next steps while a step is computed. 0: images are
     decoded when they are needed. The packs are the same, so this setting does not change the digest."""

@@ -215,6 +215,14 @@ class Collector:
             self.dropped.add(update, group, self.prompts[group], failures)
         return [self._leave(group) for group in taken]
 
+    def published(self, version: int, update: int, skipped: str = "") -> None:
+        """Record that the samplers have the weights with the number `version`. RL update number `update` has made them
+        from the groups that `take` has returned. If the update was skipped, `skipped` is the reason: the groups then
+        count as dropped."""
+        for group in self.slots.published(version, skipped):
+            if skipped:
+                self._list(group, update, f"its group was not trained: {skipped}")
+
     def _leave(self, group: int) -> tuple[ScoredSummary, ObjectRef]:
         """Remove a scored group from the collector, whether it is trained or not. Return (summary of the group,
         reference to the group)."""

@@ -4,7 +4,7 @@ to compute an advantage for each segment (a text or an image of a trajectory).""
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from irg_rl import credit
+from irg_rl import credit, faults
 from irg_rl.algorithms.base import (
     Algorithm,
     Conditions,
@@ -125,6 +125,7 @@ class Critic:
     def score_groups(self, *groups: Group) -> tuple[list[ScoredSummary], *tuple[Group, ...]]:
         """Score the images and segments of each group, and compute the advantages. Store the scores and the advantages
         in the group. Return a tuple: a list with one summary per group, and then the same groups."""
+        faults.at("critic", groups[0].version)
         self.offload.wake()
         return [self.score_group(group)[0] for group in groups], *groups
 

@@ -17,15 +17,21 @@ from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.config import adapters_of
 from irg_rl.driver.limits import START_S, saving_limit, sending_limit, start_limit
 from irg_rl.driver.prepare import model_path, rl_prompts_file, save_trained
+from irg_rl.driver.resuming import newest_checkpoint
 from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.room import ANYWHERE, LEARNER
-from irg_rl.driver.run_folder import Run
+from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner import checkpoint
 from irg_rl.learner.checkpoint import Snapshot, require_same_recipe
 from irg_rl.records import TENSORS, WORDS, group_folders, look_folder, step_folder
 
 LOOKED_GROUPS = 4
 """Largest number of groups that a look at RL writes (`rl.look_every`)."""
+
+NOT_FINITE = "a loss or gradient of the update was not finite"
+NO_MATERIAL = "the update had nothing to train on"
+MOST_BAD = 5
+"""After this many updates in a row that were not finite, RL ends with an error."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class Learners:
         self.ranks.start(start_limit(self.recipe, model_path(run, start)))
         self.thread = ThreadPoolExecutor(1, "learner")
         self.updates = 0
+        self.steps = 0  # optimizer steps that were applied
+        self.skipped = ""  # why the last update has trained nothing; empty if it has
+        self.bad = 0  # updates in a row, up to the last one, that trained nothing because they were not finite
         self.message = self.publish()
 
     def publish(self) -> Published:
@@ -89,10 +98,11 @@ class Learners:
     def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
         return self._all("check_ratio", *groups)[0]
 
-    def dump(self, groups: Sequence[ObjectRef]) -> None:
-        """Write the given groups of samples to disk. `groups` has Ray's references to the groups that the next update
-        will use for training. (A group has all samples of one prompt.)"""
-        self._all("dump", str(step_folder(self.run.folder, self.updates + 1)), *groups)
+    def dump(self, groups: Sequence[ObjectRef], update: int | None = None) -> None:
+        """Write the given groups of samples to disk. `groups` has Ray's references to the groups that the update with
+        the number `update` uses for training; None means the next update. (A group has all samples of one prompt.)"""
+        number = self.updates + 1 if update is None else update
+        self._all("dump", str(step_folder(self.run.folder, number)), *groups)
 
     def look(self, groups: Sequence[ObjectRef], most_bytes: int) -> Path | None:
         """Write what a reader looks at of some groups to disk, in at most `most_bytes` bytes. `groups` has Ray's
@@ -112,7 +122,27 @@ class Learners:
         longest = self.recipe.engine.deadline_s + START_S  # the remote call times out earlier, with a better message
         metrics = training.result(timeout=longest)[0]
         self.updates += 1
+        before, self.steps = self.steps, int(metrics.pop("step"))
+        had_material = any(name.startswith("loss/") for name in metrics)
+        self.skipped = "" if self.steps > before else NOT_FINITE if had_material else NO_MATERIAL
+        self.bad = self.bad + 1 if self.skipped == NOT_FINITE else 0
         return metrics
+
+    def keep_bad(self, groups: Sequence[ObjectRef]) -> None:
+        """Write the groups of the last update to disk if it was skipped because a loss or a gradient was not finite. So
+        `irg-rl replay` can repeat it."""
+        if self.bad and not step_folder(self.run.folder, self.updates).is_dir():
+            self.dump(groups, self.updates)
+
+    def require_finite(self) -> None:
+        """Raise RunError if the last MOST_BAD updates were skipped because they were not finite."""
+        if self.bad < MOST_BAD:
+            return
+        raise RunError(
+            f"{self.bad} updates in a row, up to number {self.updates}, had a loss or gradient that is not finite and "
+            f"changed nothing. `irg-rl replay {self.run.folder} --step {self.updates}` repeats the last one with its "
+            "groups. Lower rl.optimizer.lr in a fork of the run"
+        )
 
     def seconds(self) -> dict[str, float]:
         """Return a dict: kind of work -> seconds that the first rank has spent on it since the last call of this
@@ -135,16 +165,16 @@ class Learners:
         there is no checkpoint.
 
         The recipe and the training data (prompts or stored rollouts) must be the same as in the run that wrote the
-        checkpoint. Otherwise CheckpointError is raised.
+        checkpoint. Otherwise CheckpointError is raised, and also if all checkpoints of the stage are damaged.
         """
-        path, _ = checkpoint.latest(self.run.path("rl"))  # this reads all files, so the ranks need not check them again
+        path = newest_checkpoint(self.run, "rl")  # this reads all files, so the ranks need not check them again
         if path is None:
             return None
         snapshot = checkpoint.describe(path, checked=True)
         recipe = self.recipe
         require_same_recipe(snapshot, recipe.model_dump(mode="json"), recipe.digest(), fingerprint(self.run))
         self._weights("load", str(path), True)
-        self.updates = snapshot.step
+        self.updates, self.steps = snapshot.step, int(self._all("stats")[0]["steps"])
         self.publish()
         return snapshot.cursors
 

@@ -163,12 +163,13 @@ def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> 
             began = time.monotonic()
             groups = [ray.put(group) for group in archive.batch(learners.updates, rl.groups, recipe.rl_seed)]
             result = learners.finish(learners.train(groups))
-            result.pop("step")
+            learners.keep_bad(groups)
             tracker.log("rl", learners.updates, {**result, "seconds/learn": time.monotonic() - began})
-            due = learners.updates == rl.updates or learners.updates % rl.checkpoint_every == 0
-            if due or stopping.asked():
+            due = learners.updates % rl.checkpoint_every == 0 and not learners.bad
+            if due or learners.updates == rl.updates or learners.bad == 1 or stopping.asked():
                 learners.save({})
                 run.count_time("rl")
+            learners.require_finite()
             if stopping.asked():
                 stopping.end(f"update {learners.updates} of rl")
             progress.advance(note=f"{shown} {result.get(shown, math.nan):.3f}")

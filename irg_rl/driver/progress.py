@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from irg_rl import faults
 from irg_rl.text_out import Terminal, shown
 
 console = Terminal()
@@ -27,6 +28,7 @@ class Bar:
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self.done += n
+        faults.at("progress", self.done, self.title)
         if self.progress is not None:
             self.progress.update(self.task, completed=self.done, note=note)
             return

@@ -19,7 +19,7 @@ import ray
 import torch
 from ray import ObjectRef
 
-from irg_rl import stopping
+from irg_rl import faults, stopping
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.placement import ActorRoom
@@ -180,6 +180,7 @@ class Loop:
         while not (batch := collector.take(update)):
             collector.pump(1.0, update)
         collected = time.monotonic()
+        faults.at("update", update + 1)
         if update == 0:
             self._check_ratio([body for _, body in batch])
         rl = self.run.recipe.require_rl()
@@ -191,15 +192,15 @@ class Loop:
         while collector.busy and not training.done():
             collector.pump(0.05, update)  # with staleness > 0 sampling continues during the update
         result = self.learners.finish(training)
+        self.learners.keep_bad([body for _, body in batch])
         learned = time.monotonic()
         message = self.learners.publish()
         deadline = sending_limit(self.run.recipe, adapters_of(rl))
         answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
         require_acknowledged(message.version, message.digest, answers)
-        collector.slots.published(message.version)
+        collector.published(message.version, update, self.learners.skipped)
         trained = [summary for summary, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
-        result.pop("step")
         ledger = {f"ledger/{name}": float(count) for name, count in asdict(collector.slots.ledger).items()}
         told = {
             **summary(trained), **drawn(collector.left), **collector.counts, **ledger, "step/largest": message.step
@@ -208,9 +209,10 @@ class Loop:
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
         self.tracker.log("rl", self.learners.updates, metrics | self.watcher.see(self.learners.updates, metrics))
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
-        last = self.learners.updates >= rl.updates
-        if last or self.learners.updates % rl.checkpoint_every == 0:
-            self._save(collector)
+        due = self.learners.updates % rl.checkpoint_every == 0 and not self.learners.bad
+        if due or self.learners.updates >= rl.updates or self.learners.bad == 1:
+            self._save(collector)  # `replay` repeats all bad updates but the first one from this checkpoint
+        self.learners.require_finite()
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
     def _look(self, groups: list[ObjectRef]) -> None:

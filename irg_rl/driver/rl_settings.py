@@ -1,6 +1,7 @@
 """Converts the settings of a recipe into the settings of a rollout worker (which samples) and of a learner rank (one
 process that trains). The worker and the rank can also be used without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from irg_rl.algorithms.base import algorithm_of
@@ -29,9 +30,10 @@ def learner_settings(recipe: Recipe, folder: Path | str) -> LearnerSettings:
     """Return the settings of a learner rank (one process that trains) for the model in `folder`."""
     rl, sampling = recipe.require_rl(), recipe.rl_sampling
     algorithm = algorithm_of(recipe)
+    engine = engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage)
     return LearnerSettings(
         folder=str(folder),
-        engine=engine_settings(recipe, rl, rl.updates * rl.minibatches, recipe.engine.zero_stage),
+        engine=replace(engine, max_bad_steps=None),  # the driver counts: it also dumps the groups of such updates
         algorithm=algorithm,
         law=sampling_law(sampling, rl.noise if algorithm.records_steps else None, recipe.engine.dtype),
         lora=adapters_of(rl),

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from irg_rl.config import Recipe, RecipeError, parse_recipe
-from irg_rl.errors import UserError
+from irg_rl.errors import InputError, UserError
 from irg_rl.imports import remember_folders, user_folders
 from irg_rl.redact import remember_secret
 from irg_rl.text_in import read_json, read_text
@@ -55,6 +56,8 @@ class Run:
     folder: Path
     recipe: Recipe
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    restarts_stage: bool = False
+    """Whether a stage begins anew if all its checkpoints are damaged. False: this is an error."""
     _counted: float = field(default=0.0, repr=False)  # time.monotonic() at the last record of stage time
 
     @classmethod
@@ -97,22 +100,20 @@ class Run:
         stages = folder / "stages.json"
         try:
             recipe = parse_recipe(yaml.safe_load(read_text(path)), where=str(path))
-            run = cls(folder, recipe, _stages(stages) if stages.is_file() else {})
-            facts = read_json(folder / "environment.json")
-            made = facts["digest"]
-            remember_folders(*map(Path, _words(facts.get("imports", []))))
         except RecipeError as error:
             raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
-        except (yaml.YAMLError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-            files = "recipe.yaml, stages.json or environment.json"
-            raise RunError(f"{folder}: {files} is damaged ({error}); start the run anew") from error
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+            raise RunError(f"{path} is damaged ({error}); start the run anew") from error
+        entries = _read(_STAGES, stages) if stages.is_file() else {}
+        made = _read(_ENVIRONMENT, folder / "environment.json")
+        remember_folders(*map(Path, made.imports))
         _remember_keys(recipe)
-        if recipe.digest() != made:
+        if recipe.digest() != made.digest:
             raise RunError(
-                f"{folder}: its recipe means something else now (digest {made} when it was made, {recipe.digest()} "
-                "with this version of irg-rl, whose defaults differ): use the version that made it"
+                f"{folder}: its recipe means something else now (digest {made.digest} when it was made, "
+                f"{recipe.digest()} with this version of irg-rl, whose defaults differ): use the version that made it"
             )
-        return run
+        return cls(folder, recipe, {name: entry.model_dump(exclude_unset=True) for name, entry in entries.items()})
 
     @property
     def sft_model(self) -> str | None:
@@ -194,24 +195,41 @@ def _claim(aside: Path, base: Path, name: str) -> Path:
     raise RunError(f"{base}: a thousand runs of {name} exist; choose another output_dir")
 
 
-def _stages(path: Path) -> dict[str, dict[str, Any]]:
-    """Read stages.json, and return name of a stage -> facts about it. Raises ValueError if the file has another
-    form."""
-    stages = read_json(path)
-    if not isinstance(stages, dict) or not all(isinstance(entry, dict) for entry in stages.values()):
-        raise ValueError(f"{path} is not a mapping of stages")
-    for name, entry in stages.items():
-        if not isinstance(entry.get("seconds"), int | float) or not isinstance(entry.get("done"), bool):
-            raise ValueError(f"{path}: stage {name!r} needs the entries 'seconds' and 'done'")
-    return stages
+class _StageEntry(BaseModel):
+    """The entries of a stage in stages.json that the program reads, with their types. There may be others."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    seconds: Annotated[float, Field(ge=0)]
+    done: bool
+    steps: int = 0
+    gate: bool | None = None
+    failures: list[str] = []
 
 
-def _words(given: object) -> list[str]:
-    """Check the list of folders in environment.json and return it unchanged. Raises ValueError if it is no list or if
-    an entry cannot be the name of a folder."""
-    if not isinstance(given, list) or not all(isinstance(one, str) and "\0" not in one for one in given):
-        raise ValueError("imports is no list of folders")
-    return given
+class _Environment(BaseModel):
+    """The entries of environment.json that the program reads, with their types. There may be others."""
+
+    model_config = ConfigDict(strict=True)
+    digest: str
+    imports: list[Annotated[str, Field(pattern=r"^[^\x00]*$")]] = []
+
+
+_STAGES, _ENVIRONMENT = TypeAdapter(dict[str, _StageEntry]), TypeAdapter(_Environment)
+T = TypeVar("T")
+
+
+def _read(kind: TypeAdapter[T], path: Path) -> T:
+    """Read a JSON file of a run. Raises RunError that names the file and the first key that is wrong."""
+    try:
+        return kind.validate_python(read_json(path))
+    except InputError as error:
+        raise RunError(f"{error}: the file is damaged; put back a copy of it, or start the run anew") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole file"
+        raise RunError(
+            f"{path} is damaged: {key}: {first['msg']}; put back a copy of the file, or start the run anew"
+        ) from error
 
 
 def _remember_keys(recipe: Recipe) -> None:

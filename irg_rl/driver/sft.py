@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import torch
 
-from irg_rl import stopping
+from irg_rl import faults, stopping
 from irg_rl.cluster.ranks import Ranks
 from irg_rl.cluster.ray_runtime import RaySettings, actor_options
 from irg_rl.config import OWN_REFINED, Stage, adapters_of
@@ -18,6 +18,7 @@ from irg_rl.driver.compare import CONTINUED
 from irg_rl.driver.limits import saving_limit, start_limit
 from irg_rl.driver.prepare import OWN_ROWS, as_world, load_model, model_path, prompts_of, save_trained
 from irg_rl.driver.progress import bar, console
+from irg_rl.driver.resuming import newest_checkpoint
 from irg_rl.driver.room import LEARNER, asked_by_sft, ray_with_room
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.learner.ema import EMA
@@ -36,6 +37,7 @@ from rollouts.noise import hashed
 from rollouts.request import Request
 from rollouts.sampler import Sampler
 from sft.dataset import Rejections, RowSource
+from sft.digests import FileDigests
 from sft.encode import RowEncoder, vae_resize
 from sft.latents import LatentStore
 from sft.packing import RowLayout
@@ -105,7 +107,7 @@ class StageRank:
         folder = load_trainable(
             path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
         )
-        rejections = Rejections(run.path("rejected.jsonl"), self.place.rank == 0)
+        rejections = Rejections(run.path("rejected.jsonl"), self.place.rank == 0, sft.rejected_share)
         sources = row_sources(run, stage, seed, rejections)
         system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
         layout = RowLayout(sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
@@ -127,10 +129,10 @@ class StageRank:
             on_checkpoint=lambda *said: self._told.append(("checkpoint", said)),
         )  # fmt: skip
 
-    def resume(self) -> int:
-        """Load the newest checkpoint of the stage, if there is one. Return the number of the training step from which
-        training continues (0 without a checkpoint)."""
-        return self.trainer.resume()
+    def resume(self, path: Path) -> int:
+        """Load the checkpoint in the folder `path`. Return the number of the training step from which training
+        continues."""
+        return self.trainer.resume(path)
 
     def advance(self) -> list[tuple[str, tuple]] | None:
         """Make one training step. The stage's settings say after which steps this method also validates or writes a
@@ -139,13 +141,15 @@ class StageRank:
         done, make no step and return None."""
         if self.trainer.is_done:
             return None
+        faults.at("sft_rank", self.trainer.engine.steps + 1, str(self.place.rank))
         self._told.clear()
         self.trainer.advance()
         return list(self._told)
 
-    def save(self) -> None:
-        """Write an extra checkpoint now, whatever the stage's settings say about checkpoints."""
+    def save(self) -> int:
+        """Write an extra checkpoint now, whatever the stage's settings say about checkpoints. Return its step."""
         self.trainer.save()
+        return self.trainer.engine.steps
 
     def finish(self) -> dict:
         """Write the moving average of the weights as a model folder (only rank 0 writes). Return a dict with two
@@ -159,16 +163,16 @@ class StageRank:
 
 
 @contextmanager
-def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[[str], Any]]:
+def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Iterator[Callable[..., Any]]:
     """Give a context (for `with`) in which the ranks (training processes) of the SFT stage `name` run. They start from
-    the model folder `start`. The context yields a function. It takes the name of a method of `StageRank`, calls this
-    method on every rank, and returns the answer of rank 0."""
+    the model folder `start`. The context yields a function. It takes the name of a method of `StageRank` and its
+    arguments, calls this method on every rank, and returns the answer of rank 0."""
     engine, count = run.recipe.engine, run.recipe.sft_ranks(stage)
     if count == 1:
         alone = StageRank(run, name, start, stage, seed)
         alone.setup()
         try:
-            yield lambda method: getattr(alone, method)()
+            yield lambda method, *args: getattr(alone, method)(*args)
         finally:
             alone.trainer.stream.close()
             del alone.trainer  # its callbacks refer to the rank, and this cycle would keep the engine in memory
@@ -177,6 +181,8 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         threads=max(engine.threads // count, 1), cpus=0, gpus=engine.gpus,
         environment={"DS_ACCELERATOR": engine.device},
     )  # fmt: skip
+    for source in row_sources(run, stage, seed, Rejections()):
+        _ = source.fingerprint  # computed here once, so that not every rank reads all files
     cores = RaySettings(num_cpus=max(engine.threads, 2))
     with ray_with_room(run, cores, asked_by_sft(run.recipe, stage)) as room:
         actor = ray.remote(StageRank)
@@ -190,7 +196,7 @@ def stage_ranks(run: Run, name: str, start: str, stage: Stage, seed: int) -> Ite
         try:
             ranks.start(start_limit(run.recipe, model_path(run, start)))
             longest = saving_limit(run.recipe, adapters_of(stage))  # any step may write a checkpoint
-            yield lambda method: ranks.call(method, timeout=longest)[0]
+            yield lambda method, *args: ranks.call(method, *args, timeout=longest)[0]
         finally:
             ranks.stop()
 
@@ -205,8 +211,9 @@ def train_stage(
     decides the order of the rows (training examples) and their noise. If it is None, the seed of the recipe is used.
     """
     seed = run.recipe.seed if seed is None else seed
+    begun = newest_checkpoint(run, name)
     with stage_ranks(run, name, start, stage, seed) as call:
-        step = call("resume")
+        step = 0 if begun is None else call("resume", begun)
         tracker.rewind(name, step)
         with bar(f"SFT {name}", stage.steps, step) as progress:
 
@@ -222,13 +229,12 @@ def train_stage(
             hear = {"step": on_step, "validation": on_validation, "checkpoint": lambda: run.count_time(name)}
             with stopping.loop():
                 while (told := call("advance")) is not None:
-                    step += 1
                     for what, said in told:
                         hear[what](*said)
                     if stopping.asked():
-                        call("save")
+                        saved = call("save")
                         run.count_time(name)
-                        stopping.end(f"step {step} of {name}")
+                        stopping.end(f"step {saved} of {name}")
         facts.update(call("finish"))
     if facts["rejected_rows"]:
         console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")
@@ -243,11 +249,14 @@ def step_metrics(result: StepResult) -> dict[str, float]:
 def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> list[RowSource]:
     sft = run.recipe.sft
     assert sft is not None
-    own = run.path("world", "rows")
+    own, digests = run.path("world", "rows"), FileDigests(run.path("data_digests.json"))
     data = Path(sft.data) if sft.data is not None else own
     hold_out = -(-sft.validation_rows // len(stage.sources))
     return [
-        RowSource((own if source.folder == OWN_REFINED else data) / source.folder, seed + number, rejections, hold_out)
+        RowSource(
+            (own if source.folder == OWN_REFINED else data) / source.folder, seed + number, rejections, hold_out,
+            digests,
+        )  # fmt: skip
         for number, source in enumerate(stage.sources)
     ]
 
@@ -307,5 +316,7 @@ def continued_stage(run: Run) -> Stage:
     require_finished(run)
     sft, done = run.recipe.sft, run.stages[str(run.sft_model)]
     assert sft is not None
+    if not done["seconds"] or not done.get("steps"):
+        raise RunError(f"{run.folder / 'stages.json'}: {run.sft_model} lacks its seconds or steps; put back a copy")
     steps = max(round(run.stages["rl"]["seconds"] / (done["seconds"] / done["steps"])), 1)
     return list(sft.stages.values())[-1].model_copy(update={"steps": steps, "patience": steps})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from irg_rl import stopping
+from irg_rl import faults, stopping
 from irg_rl.config import Recipe
 from irg_rl.driver.alarm import tell_learning
 from irg_rl.driver.compare import CONTINUED, compare_runs
@@ -142,7 +142,7 @@ def check_gate_holds(run: Run, after: str) -> None:
     gate, entry = run.recipe.gate, run.stages.get(f"evaluate_{after}")
     if entry is None or entry.get("gate", False) in (True, None):
         return
-    reasons = "; ".join(entry["failures"])
+    reasons = "; ".join(entry.get("failures", []))
     if gate.mode == "off" or gate.after != after:
         if after == "sft":
             why = "gate off" if gate.mode == "off" else "the gate applies after RL"
@@ -217,6 +217,7 @@ def work(run: Run) -> None:
     recipe = run.recipe
     console.print(f"run {run.folder}: recipe {recipe.name}, digest {recipe.digest()}")
     torch.manual_seed(recipe.seed)
+    faults.arm(run.folder, [fault.model_dump() for fault in recipe.faults])
     with run.lock(), ending_in_order(run), tracker_of(run) as tracker:
         for stage in STAGES:
             if stage.needed(recipe):
@@ -249,7 +250,9 @@ def do(run: Run, stage: RunStage, tracker: Tracker) -> None:
         return
     console.print(stage.name + _time_left(run, stage), style="bold")
     with run.stage(stage.name) as facts:
+        faults.at("stage", of=stage.name)
         stage.run(run, tracker, facts)
+        faults.at("stage_done", of=stage.name)
 
 
 def unfinished(run: Run) -> list[str]:

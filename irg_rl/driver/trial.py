@@ -5,6 +5,7 @@ The trial uses the recipe's own model folder, data, prompts and scorers, and the
 folder. It does not try training itself (optimizer, several ranks, Ray). `irg-rl plan` says whether training fits.
 """
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -257,6 +258,8 @@ class _Trial:
         }
         if not any(found.values()):
             raise NotTried("the run makes all rows itself")
+        for source in itertools.chain.from_iterable(found.values()):
+            source.fingerprint = ""  # a trial has no checkpoint, so it need not read all files
         return {name: sources for name, sources in found.items() if sources}
 
     def _prompts(self, split: str) -> list[Prompt]:

@@ -2,7 +2,7 @@
 docs/architecture.md).
 
     <run>/checkpoints/step_000010/
-        manifest.json      sha256 and size of every file, and everything that is not a tensor
+        manifest.json      sha256 and size of every file, everything that is not a tensor, and its own sha256
         *.safetensors      named groups of tensors: model, exp_avg, exp_avg_sq, ema, rng
 
 A checkpoint is first written into a hidden folder. Every file and every folder is synced to the disk; the manifest is
@@ -13,9 +13,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,12 +24,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from irg_rl import faults
 from irg_rl.errors import InputError, UserError
 from irg_rl.text_in import parse_json, read_text
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+OLD_FORMAT = 1
+"""The format of checkpoints whose manifest has no sha256 of itself. They are still read."""
+DAMAGED = "damaged_"
+"""A damaged checkpoint gets this before its name. So it is kept, but it is no longer counted as a checkpoint."""
 READERS = 4
 """Number of files of a checkpoint that are read at the same time when their digests are compared."""
 
@@ -43,7 +47,7 @@ class _FileEntry(BaseModel):
 class _Manifest(BaseModel):
     """The entries that the file `manifest.json` of a checkpoint must have, with their types."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
     format: int
     step: Annotated[int, Field(ge=0)]
     files: dict[Annotated[str, Field(pattern=r"^[\w.-]+\.safetensors$")], _FileEntry]
@@ -52,6 +56,8 @@ class _Manifest(BaseModel):
     recipe_digest: str
     fingerprint: str
     extra: dict[str, Any]
+    sha256: str = ""
+    """Hash of all other entries. Only the old format has none."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -90,13 +96,14 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
         _require_space(folder, snapshot)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        _write(aside, snapshot)
+        _write(aside, snapshot, run.name)
         _replace(aside, final)
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(f"cannot write the checkpoint {final}: {error}; free some space and resume") from error
     _prune(folder, keep_last)
+    faults.at("checkpoint_written", snapshot.step, run.name, final)
     return final
 
 
@@ -136,13 +143,42 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
     return None, problems
 
 
-def before(run: Path, step: int) -> Path | None:
+def newest(run: Path, tell: Callable[[str], None], restart: bool = False) -> Path | None:
+    """Return the checkpoint from which training goes on: the newest complete one. Return None if training begins anew,
+    because there is no checkpoint.
+
+    `tell` is called with one line for each damaged checkpoint that is newer. These checkpoints are renamed, so that
+    they never count as the newest ones when old checkpoints are removed. If all checkpoints are damaged,
+    CheckpointError is raised and nothing is renamed. With `restart`, training begins anew instead.
+    """
+    finished = _finished(run / FOLDER)
+    path, problems = latest(run)
+    if path is None and problems and not restart:
+        raise CheckpointError(
+            f"{run / FOLDER}: all {len(problems)} checkpoints are damaged ({'; '.join(problems)}). Put back a copy of "
+            "one of them, or train this stage again from its beginning: `irg-rl resume RUN --restart-stage`"
+        )
+    for problem in problems:
+        tell(f"damaged checkpoint: {problem}")
+    for damaged in finished[0 if path is None else finished.index(path) + 1 :]:
+        aside = damaged.with_name(DAMAGED + damaged.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(damaged, aside)
+    if problems:
+        tell(f"kept as {DAMAGED}step_*; training goes on from {'its beginning' if path is None else path.name}")
+    return path
+
+
+def before(run: Path, step: int, tell: Callable[[str], None]) -> Path | None:
     """Return the folder of a run's newest complete checkpoint from before step `step`. Return None if there is no such
-    checkpoint."""
+    checkpoint. `tell` is called with one line for each damaged checkpoint on the way."""
     for path in reversed(_finished(run / FOLDER)):
-        with suppress(CheckpointError):
-            if describe(path, checked=True).step < step:
+        if _number(path) < step:
+            try:
                 _verified(path)
+            except CheckpointError as error:
+                tell(f"damaged checkpoint: {error}")
+            else:
                 return path
     return None
 
@@ -178,13 +214,14 @@ def differing(old: Mapping, new: Mapping, prefix: str = "") -> list[tuple[str, o
     return found
 
 
-def _write(folder: Path, snapshot: Snapshot) -> None:
+def _write(folder: Path, snapshot: Snapshot, stage: str) -> None:
     files = {}
     for group, tensors in snapshot.tensors.items():
         path = folder / f"{group}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
         _sync(path)
         files[path.name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
+    faults.at("checkpoint", snapshot.step, stage, folder)
     manifest = {
         "format": FORMAT,
         "step": snapshot.step,
@@ -195,8 +232,9 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
         "fingerprint": snapshot.fingerprint,
         "extra": snapshot.extra,
     }
+    manifest = json.loads(json.dumps(manifest))  # as it will be read again, so that its hash is the same
     path = folder / MANIFEST
-    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(manifest | {"sha256": _digest_of(manifest)}, indent=1), encoding="utf-8")
     _sync(path)
     _sync(folder)
 
@@ -224,9 +262,12 @@ def _prune(folder: Path, keep_last: int) -> None:
 
 def _finished(folder: Path) -> list[Path]:
     """Return the finished checkpoint folders, oldest first. Unfinished folders are hidden, so they are not included."""
-    numbered = [(int(path.name.removeprefix("step_")), path) for path in folder.glob("step_*[0-9]")
-                if path.name.removeprefix("step_").isdecimal() and path.is_dir()]  # fmt: skip
-    return [path for _, path in sorted(numbered)]  # sorted as numbers: step_1000000 comes after step_999999
+    found = [path for path in folder.glob("step_*[0-9]") if path.name.removeprefix("step_").isdecimal()]
+    return sorted(filter(Path.is_dir, found), key=_number)  # as numbers: step_1000000 comes after step_999999
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
 
 
 def _checked(path: Path, checked: bool) -> tuple[Snapshot, list[str]]:
@@ -241,15 +282,19 @@ def _verified(path: Path, checked: bool = False) -> _Manifest:
     """Check that all files of a checkpoint exist and have not changed since they were written. Return the manifest.
     With `checked`, the digests of the files are not compared. Raises CheckpointError that names the first problem."""
     try:
-        manifest = _Manifest.model_validate(parse_json(read_text(path / MANIFEST), MANIFEST, finite=False))
+        words = parse_json(read_text(path / MANIFEST), MANIFEST, finite=False)
+        manifest = _Manifest.model_validate(words)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or MANIFEST
         raise CheckpointError(f"{path} is no complete checkpoint: {where} of its {MANIFEST}: {first['msg']}") from error
     except InputError as error:
         raise CheckpointError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
-    if manifest.format != FORMAT:
+    if manifest.format not in (OLD_FORMAT, FORMAT):
         raise CheckpointError(f"{path} has format {manifest.format!r}; this version reads format {FORMAT}")
+    told = words.pop("sha256", None)
+    if (manifest.format == FORMAT or told is not None) and told != _digest_of(words):
+        raise CheckpointError(f"{path / MANIFEST} does not match its own sha256: it is damaged")
     for name, expected in manifest.files.items():
         file = path / name
         if file.parent != path or not file.is_file():
@@ -282,6 +327,11 @@ def _require_space(folder: Path, snapshot: Snapshot) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(manifest: dict) -> str:
+    """Return the sha256 of the entries of a manifest, in a fixed order and form."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

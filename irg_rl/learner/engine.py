@@ -278,7 +278,8 @@ class Engine(Generic[P]):
             return
         self.skipped += 1
         self._bad_in_a_row += 1
-        if self._bad_in_a_row >= self.settings.max_bad_steps:
+        most = self.settings.max_bad_steps
+        if most is not None and self._bad_in_a_row >= most:
             raise NonFiniteError(
                 f"{self._bad_in_a_row} updates in a row after step {self.steps} were not finite (loss terms on this "
                 f"rank: {dict(terms)}); lower the learning rate or resume from an earlier checkpoint"

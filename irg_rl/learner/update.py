@@ -24,7 +24,7 @@ class EngineSettings:
     zero_stage: int = 2
     precision: str = "fp32"  # "fp32", or "bf16" with fp32 master weights
     grad_clip: float = 1.0  # maximum global gradient norm
-    max_bad_steps: int = 5  # the run stops after this number of skipped updates in a row
+    max_bad_steps: int | None = 5  # the run stops after this number of skipped updates in a row; None: never
     activation_checkpointing: bool = False  # compute activations again in the backward pass instead of storing them
 
     def __post_init__(self) -> None:

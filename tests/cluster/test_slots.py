@@ -93,6 +93,16 @@ def test_what_has_left_is_known():
     assert not buffer.has_left(second + 1), "it was never admitted"
 
 
+def test_groups_of_a_skipped_update_count_as_dropped():
+    buffer = SlotBuffer(groups_per_update=2, staleness=0)
+    for group in fill(buffer):
+        buffer.mark_ready(group, version=0)
+    taken = buffer.take(2)
+    assert buffer.published(1, skipped="not finite") == taken
+    assert (buffer.ledger.trained, buffer.ledger.dropped, buffer.ledger.balanced) == (0, 2, True)
+    assert buffer.reasons == {"not finite": 2}
+
+
 def test_a_group_cannot_claim_weights_that_were_never_published():
     buffer = SlotBuffer(groups_per_update=1, staleness=0)
     with pytest.raises(ValueError, match="version 3"):

@@ -1,6 +1,7 @@
 """`irg-rl show` and `irg-rl replay` on three updates that a learner in an actor of its own has done and dumped."""
 
 import json
+import math
 import re
 import shutil
 
@@ -8,9 +9,9 @@ import pytest
 import ray
 from PIL import Image
 
-from irg_rl.driver.learners import Learners
+from irg_rl.driver.learners import MOST_BAD, Learners
 from irg_rl.driver.prepare import BASE
-from irg_rl.driver.run_folder import Run
+from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.driver.stages import tracker_of
 from irg_rl.records import load_groups, look_folder, save_groups, step_folder
 from irg_rl.trajectory import Group
@@ -40,7 +41,6 @@ def trained(local_ray, world, tmp_path) -> Run:
                     assert learners.look(refs, 1) is None
                     assert learners.look(refs, 2**20) == look_folder(run.folder, 2)
                 result = learners.finish(learners.train(refs))
-                result.pop("step")
                 tracker.log("rl", step, result)
                 learners.publish()
                 if step == 2:
@@ -58,6 +58,39 @@ def test_a_step_is_replayed_to_the_bit_from_the_start_and_from_a_checkpoint(trai
         same, of = re.search(r"(\d+) of (\d+) metrics are those of the run", answer.out).groups()
         assert same == of and int(of) > 10
     assert "weights after the step" in irg_rl("replay", trained.folder, "--step", 2).out
+
+
+def test_a_run_whose_updates_are_not_finite_ends_with_a_line_and_its_last_update_can_be_replayed(
+    local_ray, world, tmp_path, irg_rl
+):
+    """Fails where the batch is not dumped, where it is dumped for another step, or where the run goes on."""
+    run = begun_run(world, tmp_path)
+    shutil.copytree(run.path(BASE), run.path("models", "sft1"))
+    learners = Learners(run, "sft1")
+    try:
+        with tracker_of(run) as tracker:
+            for step in range(1, MOST_BAD + 2):
+                drawn = world.sample(2, run.recipe.sampling, run.recipe.rl.noise)
+                drawn[0].segments[0].advantage = 1.0 if step == 1 else math.nan
+                refs = [ray.put(Group(step, drawn[0].prompt, drawn))]
+                if step == 1:
+                    learners.check_ratio(refs)
+                tracker.log("rl", step, learners.finish(learners.train(refs)))
+                learners.keep_bad(refs)
+                if step <= 2:
+                    learners.save({})
+                assert (learners.bad, bool(learners.skipped)) == (step - 1, step > 1)
+                if step <= MOST_BAD:
+                    learners.require_finite()
+            with pytest.raises(RunError, match=rf"{MOST_BAD} updates in a row, .*irg-rl replay .* --step {step}`"):
+                learners.require_finite()
+    finally:
+        learners.stop()
+    assert not step_folder(run.folder, 1).exists()
+    answer = irg_rl("replay", run.folder, "--step", step)
+    assert answer.code == 0, answer.err
+    same, of = re.search(r"(\d+) of (\d+) metrics are those of the run", answer.out).groups()
+    assert same == of and int(of) > 10
 
 
 def test_groups_that_were_tampered_with_come_out_differently(trained, irg_rl):

@@ -1,5 +1,6 @@
 """`irg-rl reward` on pictures of the shapes world, with its verifier, a scorer by import path, and its judge."""
 
+import csv
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pyarrow.parquet as parquet
 import pytest
 import yaml
 
-from irg_rl.commands.reward import most_groups
+from irg_rl.commands.reward import most_groups, write_table
 from irg_rl.config import load_recipe
 from irg_rl.driver.scorer_source import ScorerSource
 from irg_rl.imports import child_path
@@ -73,6 +74,16 @@ def test_tables_have_other_forms_too(made, tmp_path, irg_rl, ending):
     out = tmp_path / f"t{ending}"
     assert irg_rl("reward", "score", "shapes-smoke", made, "--out", out, SCORERS).code == 0
     assert len(out.read_text().splitlines()) == 24 + (ending == ".csv")
+
+
+def test_a_text_from_outside_is_no_formula_in_a_table(tmp_path):
+    hostile = '=HYPERLINK("http://x","y")'
+    rows = [{"prompt": hostile, "b": -0.5, "b.error": "@x"}, {"prompt": "a = b", "b": None, "b.error": None}]
+    write_table(tmp_path / "t.csv", rows)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["prompt"] for row in found] == [f"'{hostile}", "a = b"]
+    assert [(row["b"], row["b.error"]) for row in found] == [("-0.5", "'@x"), ("", "")]
 
 
 def test_compare_then_calibrate_prints_overrides_that_a_recipe_takes(tmp_path, irg_rl):

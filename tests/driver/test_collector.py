@@ -93,13 +93,23 @@ def update(collector: Collector, number: int) -> list[int]:
     while not (batch := collector.take(number)):
         assert time.monotonic() < end
         collector.pump(0.2, number)
-    collector.slots.published(number + 1)
+    collector.published(number + 1, number)
     return [summary.group for summary, _ in batch]
 
 
 def listed(folder) -> list[tuple[int, int, str]]:
     lines = map(json.loads, (folder / "dropped.jsonl").read_text().splitlines())
     return [(line["group"], line["sample"], line["reason"]) for line in lines]
+
+
+def test_the_samples_of_a_skipped_update_are_listed_as_not_trained(collect, tmp_path):
+    collector = collect([FINE], SlotBuffer(1, staleness=0))
+    collector.admit(0)
+    while not collector.take(0):
+        collector.pump(0.2, 0)
+    collector.published(1, 0, "not finite")
+    assert listed(tmp_path) == [(0, sample, "its group was not trained: not finite") for sample in range(SIZE)]
+    assert collector.slots.ledger.dropped == 1 and collector.slots.ledger.trained == 0
 
 
 def test_groups_without_spread_are_replaced_as_often_as_an_update_has_groups(collect):

@@ -105,6 +105,16 @@ def test_rl_goes_on_with_the_prompts_of_its_checkpoint_only(learners):
         learners.resume()
 
 
+def test_rl_says_what_is_damaged_and_goes_on_from_the_checkpoint_before(learners, capsys):
+    for learners.updates in (1, 2):
+        learners.save({"update": learners.updates})
+    damaged = learners.run.path("rl", "checkpoints", "step_000002", "model.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+    assert learners.resume() == {"update": 1} and learners.updates == 1
+    said = capsys.readouterr().out
+    assert "damaged checkpoint: " in said and str(damaged) in said and "goes on from step_000001" in said
+
+
 def test_rollouts_are_known_by_their_numbers_as_by_their_words(world, tmp_path):
     drawn = world.sample(2, noise=None, record_steps=False)
     place = tmp_path / "rolled" / "group-000000"

@@ -181,6 +181,20 @@ def test_stages_of_another_form_are_a_damaged_run(recipe, stages):
         Run.open(run.folder)
 
 
+@pytest.mark.parametrize(("name", "content", "key"), [
+    ("stages.json", {"vae": {"seconds": 1, "done": True}, "sft1": {"seconds": "1", "done": True}}, "sft1.seconds"),
+    ("stages.json", {"sft1": {"seconds": 1.5, "done": True, "steps": "many"}}, "sft1.steps"),
+    ("stages.json", {"rl": {"done": True}}, "rl.seconds"),
+    ("environment.json", {"digest": 3}, "digest"),
+    ("environment.json", {"digest": "x", "imports": ["a", 3]}, "imports.1"),
+])  # fmt: skip
+def test_an_entry_of_another_type_is_named_with_its_file(recipe, name, content, key):
+    run = Run.create(recipe)
+    (run.folder / name).write_text(json.dumps(content))
+    with pytest.raises(RunError, match=rf"{run.folder / name} is damaged: {key}: "):
+        Run.open(run.folder)
+
+
 @pytest.mark.parametrize("facts", ["[]", "3", "{}", '{"digest": "x"}', '{"digest": "x", "imports": null}'])
 def test_an_environment_of_another_form_is_an_error(recipe, facts):
     run = Run.create(recipe)

@@ -78,6 +78,73 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, dama
         checkpoint.load(newest)
 
 
+def flip(file, place=-1):
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def test_a_run_says_what_is_damaged_and_goes_on_from_the_newest_sound_checkpoint(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, snapshot(step), keep_last=3)
+    for step in (2, 3):
+        flip(tmp_path / checkpoint.FOLDER / f"step_{step:06d}" / "model.safetensors")
+    told = []
+    assert checkpoint.newest(tmp_path, told.append).name == "step_000001"
+    assert [("step_000003" in line, "step_000002" in line) for line in told[:2]] == [(True, False), (False, True)]
+    assert all("damaged checkpoint: " in line and "sha256" in line for line in told[:2])
+    assert told[2:] == ["kept as damaged_step_*; training goes on from step_000001"]
+    checkpoint.save(tmp_path, snapshot(2), keep_last=1)
+    assert steps_of(tmp_path) == ["damaged_step_000002", "damaged_step_000003", "step_000002"]
+    told.clear()
+    assert checkpoint.newest(tmp_path, told.append).name == "step_000002" and told == []
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_in_silence(tmp_path):
+    """A flipped byte restarted a stage at step 0."""
+    flip(checkpoint.save(tmp_path, snapshot(1), keep_last=2) / "model.safetensors")
+    flip(checkpoint.save(tmp_path, snapshot(2), keep_last=2) / "manifest.json", 40)
+    told = []
+    with pytest.raises(CheckpointError, match=r"all 2 checkpoints are damaged .*step_000002.*--restart-stage"):
+        checkpoint.newest(tmp_path, told.append)
+    assert told == [] and steps_of(tmp_path) == ["step_000001", "step_000002"]
+    assert checkpoint.newest(tmp_path, told.append, restart=True) is None
+    assert told[-1] == "kept as damaged_step_*; training goes on from its beginning"
+    assert checkpoint.newest(tmp_path, told.append) is None
+
+
+def test_a_manifest_that_was_changed_does_not_match_its_own_hash(tmp_path):
+    """Cursors, learning rates and step numbers stand in the manifest, and no other hash covers them."""
+    path = checkpoint.save(tmp_path, snapshot(3), keep_last=1)
+    manifest = path / checkpoint.MANIFEST
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"row": 7', '"row": 6'))
+    with pytest.raises(CheckpointError, match=r"manifest.json does not match its own sha256"):
+        checkpoint.load(path)
+    manifest.write_text(text.replace('"sha256": "' + json.loads(text)["sha256"], '"sha256": "' + "0" * 64))
+    with pytest.raises(CheckpointError, match="does not match its own sha256"):
+        checkpoint.load(path)
+    manifest.write_text(text)
+    assert checkpoint.load(path).cursors == {"epoch": 2, "row": 7}
+
+
+def test_a_checkpoint_of_before_manifests_were_hashed_is_read(tmp_path):
+    path = checkpoint.save(tmp_path, snapshot(3), keep_last=1)
+    old = {**json.loads((path / checkpoint.MANIFEST).read_text()), "format": 1}
+    del old["sha256"]
+    (path / checkpoint.MANIFEST).write_text(json.dumps(old))
+    assert checkpoint.load(path).step == 3
+
+
+def test_a_replay_says_which_checkpoints_on_its_way_are_damaged(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, snapshot(step), keep_last=3)
+    flip(tmp_path / checkpoint.FOLDER / "step_000002" / "model.safetensors")
+    told = []
+    assert checkpoint.before(tmp_path, 3, told.append).name == "step_000001"
+    assert len(told) == 1 and "step_000002" in told[0]
+
+
 def test_files_that_were_just_checked_are_not_read_twice(tmp_path, monkeypatch):
     """Fails where a resume hashes a checkpoint of 200 GB again on every rank."""
     path, read = checkpoint.save(tmp_path, snapshot(3), keep_last=1), []

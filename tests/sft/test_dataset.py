@@ -1,6 +1,8 @@
 """The stream of rows: shuffled, resumable, honest about what it cannot read."""
 
 import json
+import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -111,6 +113,57 @@ def test_changed_data_refuse_an_old_cursor(folder):
     write(folder, [thinking(n) for n in range(50, 54)], name="b")
     with pytest.raises(DataError, match="the rows changed since the checkpoint"):
         source(folder).load_state(state)
+
+
+def test_one_changed_byte_in_the_middle_of_a_file_refuses_an_old_cursor(tmp_path):
+    """Only the last 4 KiB of a file were part of the fingerprint."""
+    write(tmp_path, [random.Random(n).randbytes(3000).hex() for n in range(10)])
+    state, (file,) = source(tmp_path).state(), tmp_path.glob("*.parquet")
+    data = bytearray(file.read_bytes())
+    assert len(data) > 3 * 4096
+    data[4096] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="the rows changed since the checkpoint"):
+        source(tmp_path).load_state(state)
+
+
+def test_more_rejected_rows_than_the_budget_end_the_run(tmp_path):
+    write(tmp_path / "one", [BROKEN, *(thinking(n) for n in range(19))])
+    within = Rejections(tmp_path / "rejected.jsonl", largest_share=0.05)
+    numbers(source(tmp_path / "one", rejections=within), 40)
+    assert len(within.seen) == 1
+    write(tmp_path / "two", [BROKEN, BROKEN, *(thinking(n) for n in range(18))])
+    beyond = Rejections(tmp_path / "rejected.jsonl", largest_share=0.05)
+    with pytest.raises(DataError, match=r"2 rows are rejected .* of 20 .*sft.rejected_share .*rejected.jsonl"):
+        numbers(source(tmp_path / "two", rejections=beyond), 40)
+    with pytest.raises(DataError, match="sft.rejected_share"):
+        source(tmp_path / "two", hold_out=4, rejections=Rejections(largest_share=0.05)).held_out()
+
+
+def test_a_resumed_stage_counts_the_rows_that_it_had_rejected_and_no_others(tmp_path):
+    """Fails where the rejected rows of an earlier stage count against the few rows that a later stage has read."""
+    write(tmp_path / "mode", [BROKEN if n in (3, 7, 11, 15) else thinking(n) for n in range(40)], per_group=10)
+    earlier = Rejections(tmp_path / "rejected.jsonl", largest_share=0.1)
+    whole = source(tmp_path / "mode", rejections=earlier)
+    for _ in range(12):
+        whole.draw()
+        again = source(tmp_path / "mode", rejections=Rejections(tmp_path / "rejected.jsonl", largest_share=0.1))
+        again.load_state(whole.state())
+        assert again._rejected == whole._rejected
+    later = source(tmp_path / "mode", seed=4, rejections=Rejections(tmp_path / "rejected.jsonl", largest_share=0.1))
+    while len(whole._rejected) < 4:
+        whole.draw()
+    later.load_state(later.state())
+    assert len(earlier.seen) == 4 and not later._rejected
+
+
+def test_the_first_broken_rows_of_a_large_folder_do_not_end_the_run():
+    rejections = Rejections(largest_share=0.05)
+    rejections.require_budget(Path("rows"), rejected=50, drawn=60, rows=10_000)
+    rejections.require_budget(Path("rows"), rejected=51, drawn=2000, rows=10_000)
+    for drawn, rows, rejected in ((60, 100, 50), (1000, 10_000, 51)):
+        with pytest.raises(DataError, match=f"{rejected} rows are rejected after {drawn} of {rows} were read"):
+            rejections.require_budget(Path("rows"), rejected, drawn, rows)
 
 
 def test_rows_that_are_all_broken_end_the_run_instead_of_spinning(tmp_path):

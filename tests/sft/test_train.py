@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,12 @@ def state(made: StageTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
+def newest(made: StageTrainer) -> Path:
+    path, _ = checkpoint.latest(made.folder)
+    assert path is not None
+    return path
+
+
 def run_to_the_end(made: StageTrainer) -> list[float]:
     losses = []
     made.on_step = lambda result: losses.append(result.loss)
@@ -97,7 +104,7 @@ def test_a_killed_stage_resumes_bit_for_bit(world, folder, tmp_path, zero_stage,
         killed.run()
     torch.manual_seed(999)  # another process
     resumed = trainer(world, folder, tmp_path / "killed", zero_stage=zero_stage, lora=lora, checkpoint_every=3)
-    assert resumed.resume() == 3
+    assert resumed.resume(newest(resumed)) == 3
     assert run_to_the_end(resumed) == losses[3:]
     assert resumed.plateau == whole.plateau
     assert json.dumps(resumed.stream.state()) == json.dumps(whole.stream.state())
@@ -111,7 +118,7 @@ def test_a_stage_killed_between_its_last_checkpoint_and_its_end_trains_no_furthe
     made = trainer(world, folder, tmp_path)
     run_to_the_end(made)
     again = trainer(world, folder, tmp_path)
-    assert again.resume() == 6
+    assert again.resume(newest(again)) == 6
     assert run_to_the_end(again) == [] and again.engine.steps == 6
     assert again.run() == pytest.approx(made.validate())
 
@@ -121,7 +128,7 @@ def test_a_stage_ends_at_its_plateau_and_stays_ended(world, folder, tmp_path):
     made = trainer(world, folder, tmp_path, settings, validate_every=1, checkpoint_every=50)
     assert len(run_to_the_end(made)) == 2 + 1
     again = trainer(world, folder, tmp_path, settings, validate_every=1, checkpoint_every=50)
-    assert again.resume() == 3 and run_to_the_end(again) == []
+    assert again.resume(newest(again)) == 3 and run_to_the_end(again) == []
 
 
 def test_a_plateau_counts_validations_since_the_best_by_its_margin():
@@ -177,11 +184,12 @@ def test_a_stage_without_an_image_that_can_be_decoded_ends_with_an_error(world, 
 def test_another_recipe_or_other_data_are_refused(world, folder, tmp_path):
     run_to_the_end(trainer(world, folder, tmp_path))
     with pytest.raises(CheckpointError, match="is not the one of the checkpoint"):
-        trainer(world, folder, tmp_path, digest="e").resume()
+        changed = trainer(world, folder, tmp_path, digest="e")
+        changed.resume(newest(changed))
     changed = trainer(world, folder, tmp_path)
     changed.identity.fingerprint = "g"
     with pytest.raises(CheckpointError, match="the data changed"):
-        changed.resume()
+        changed.resume(newest(changed))
 
 
 def test_checkpoints_come_at_their_cadence_and_older_ones_go(world, folder, tmp_path):
