@@ -11,7 +11,7 @@ are loaded, their shapes are compared with these sizes.
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,8 +33,8 @@ class LLMConfig(_Sizes):
     num_key_value_heads: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
     vocab_size: int = Field(gt=0)
-    rope_theta: float = 1e6
-    rms_norm_eps: float = 1e-6
+    rope_theta: float = Field(1e6, gt=0)
+    rms_norm_eps: float = Field(1e-6, gt=0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -63,7 +63,7 @@ class ViTConfig(_Sizes):
     intermediate_size: int = Field(gt=0)
     patch_size: int = Field(gt=0)
     max_patches_per_side: int = Field(gt=0)
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float = Field(1e-6, gt=0)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -81,12 +81,12 @@ class VAEConfig(_Sizes):
     """Sizes of the FLUX autoencoder. It has one resolution level (a group of layers) for each entry of
     `block_out_channels`. Every level except the last one halves the height and width of the image."""
 
-    block_out_channels: tuple[int, ...] = Field(min_length=1)
+    block_out_channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
     layers_per_block: int = Field(gt=0)
     latent_channels: int = Field(gt=0)
-    scaling_factor: float = 0.3611
+    scaling_factor: float = Field(0.3611, gt=0)
     shift_factor: float = 0.1159
-    norm_num_groups: int = 32
+    norm_num_groups: int = Field(32, gt=0)
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
