@@ -1,7 +1,10 @@
 """Recipes: one place per setting, every mistake named at once, the same digest for the same run."""
 
+import copy
 import re
 import shutil
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,28 @@ def test_a_recipe_without_a_folder_needs_the_sizes():
 def test_sizes_that_cannot_be_are_explained_by_the_model():
     (line,) = problems("model.llm.num_attention_heads=3")
     assert line.startswith("model.llm: hidden_size 128 is not a multiple of 3")
+
+
+def numbers_of(value, path=()):
+    """The paths of all numbers in JSON data."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+    for key, inner in entries:
+        yield from numbers_of(inner, (*path, key))
+
+
+@pytest.mark.parametrize("other", [0, -1, False])
+def test_whatever_number_is_replaced_the_recipe_is_one_or_says_what_is_wrong(other):
+    """`model.vae.norm_num_groups: false` was a ZeroDivisionError."""
+    whole = smoke().model_dump(mode="json")
+    for *above, last in numbers_of(whole):
+        given = copy.deepcopy(whole)
+        reduce(getitem, above, given)[last] = other
+        try:
+            parse_recipe(given)
+        except RecipeError as error:
+            assert str(last) in str(error) or any(str(key) in str(error) for key in above)
 
 
 # --- overrides
