@@ -150,9 +150,10 @@ def check_gate_holds(run: Run, after: str) -> None:
         if after == "sft":
             why = "gate off" if gate.mode == "off" else "the gate applies after RL"
             if entry.get("verdict") == NOT_JUDGED:
-                console.print(f"{why}: RL starts although so few prompts say nothing about refinement")
+                told, style = "so few prompts say nothing about refinement", ""
             else:
-                console.print(f"{why}: RL starts although refinement does not pass the gate ({reasons})", style="yellow")
+                told, style = f"refinement does not pass the gate ({reasons})", "yellow"
+            console.print(f"{why}: RL starts although {told}", style=style)
         return
     if after == "rl":
         raise RunError(f"the gate does not pass after RL: {reasons}. The report is complete: {run.path('report.html')}")

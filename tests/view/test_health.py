@@ -2,9 +2,9 @@
 
 import pytest
 
-from irg_rl.view.curves import series
+from irg_rl.evaluate.health import headline, health, in_order, scorer_failures, seconds_by_part, series
+from irg_rl.view.group_health import health_of_groups
 from irg_rl.view.groups import StoredGroup
-from irg_rl.view.health import headline, health, health_of_groups, in_order, scorer_failures, seconds_by_part
 
 
 def rows(**values: list[float]) -> list[dict]:
