@@ -11,7 +11,7 @@ PARTS = {
     "lr": "learning rate", "pretrain": "base training", "sft1": "SFT, stage 1", "sft2": "SFT, stage 2",
     "ledger": "groups so far", "held_out": "held-out",
 }  # fmt: skip
-"""Part of a logged name -> words. Other parts are taken as they are, with spaces instead of underscores."""
+"""Part of a logged name -> words. In other parts, underscores become spaces, if the part has only small letters."""
 
 
 def arm_words(arm: str) -> str:
@@ -31,4 +31,4 @@ def number_words(name: str) -> str:
 
 def part_words(part: str) -> str:
     turn = re.fullmatch(r"turn(\d+)", part)
-    return f"turn {int(turn[1]) + 1}" if turn else PARTS.get(part, part.replace("_", " "))
+    return f"turn {int(turn[1]) + 1}" if turn else PARTS.get(part, part.replace("_", " ") if re.fullmatch(r"[a-z_]+", part) else part)
