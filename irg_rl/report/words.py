@@ -31,4 +31,6 @@ def number_words(name: str) -> str:
 
 def part_words(part: str) -> str:
     turn = re.fullmatch(r"turn(\d+)", part)
-    return f"turn {int(turn[1]) + 1}" if turn else PARTS.get(part, part.replace("_", " ") if re.fullmatch(r"[a-z_]+", part) else part)
+    if turn:
+        return f"turn {int(turn[1]) + 1}"
+    return PARTS.get(part, part.replace("_", " ") if re.fullmatch(r"[a-z_]+", part) else part)
