@@ -24,6 +24,8 @@ from irg_rl.evaluate.health_checks import (
 )
 
 ORDER = (BAD, WARN, GOOD, PLAIN, MISSING)
+OF_REFINEMENT = ("stopped", "grad_norm/vision")
+"""Logged numbers that say nothing if there is no refinement."""
 RESERVED = ("stage", "step", "time")
 Points = list[tuple[float, float]]
 """The values of a logged number: (step, value), in the order of the steps."""
@@ -53,8 +55,18 @@ def series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
 
 
 def health(series: Mapping[str, Points], stage: str = "rl") -> list[HealthLine]:
-    """Return one line per check. `series` has the points of every logged number, by `stage/name`."""
+    """Return one line per check. `series` has the points of every logged number, by `stage/name`. Numbers of refinement
+    are left out if RL draws only one image per trajectory: nothing can stop there, and the vision tower sees nothing.
+    """
+    if draws_once(series, stage):
+        series = {name: points for name, points in series.items() if name.partition("/")[2] not in OF_REFINEMENT}
     return [_line(check, series, stage) for check in CHECKS]
+
+
+def draws_once(series: Mapping[str, Points], stage: str) -> bool:
+    """Return whether no trajectory has had a second image, although none has stopped."""
+    images, stopped = (series.get(f"{stage}/{name}", []) for name in ("images", "stopped"))
+    return bool(images and stopped) and all(v <= 1 for _, v in images) and not any(v for _, v in stopped)
 
 
 def in_order(lines: Sequence[HealthLine]) -> list[HealthLine]:
