@@ -1,9 +1,9 @@
 """End a run in an orderly way when a signal arrives: SIGINT (Ctrl-C), SIGTERM or SIGHUP. Schedulers send such signals.
 
 A training loop calls `asked` after each step. After the first signal, the loop finishes its step, writes a checkpoint
-and ends. If this takes longer than the grace time, or if a second signal arrives, `KeyboardInterrupt` is raised at
-once. Outside a training loop, the first signal already raises `KeyboardInterrupt`. A third signal ends the process at
-once.
+and ends (`end`). If this takes longer than the grace time, or if a second signal arrives, `KeyboardInterrupt` is raised
+at once. Outside a training loop, the first signal already raises `KeyboardInterrupt`. A third signal ends the process
+at once.
 
 In all cases `irg-rl resume` continues from the last checkpoint, with the same result to the bit.
 """
@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESUMABLE = 75
@@ -32,6 +33,7 @@ class _Run:
     signal: str = ""  # name of the first signal that arrived
     count: int = 0  # how many signals have arrived
     in_loop: bool = False  # whether a loop runs that will ask
+    saved: str = ""  # the step whose checkpoint a loop wrote after the signal
     timer: threading.Timer | None = None
 
 
@@ -93,8 +95,16 @@ def loop() -> Iterator[None]:
 
 def asked() -> bool:
     """Return whether a signal, such as Ctrl-C, has asked the run to end. A training loop then writes its checkpoint and
-    raises KeyboardInterrupt."""
+    calls `end`."""
     return _run is not None and _run.count > 0
+
+
+def end(saved: str) -> NoReturn:
+    """End a training loop after a signal. `saved` names the step whose checkpoint was written, for example "step 3 of
+    sft1"; the last line of the run says it. Raises KeyboardInterrupt."""
+    if _run is not None:
+        _run.saved = f" after {saved}, which is saved"
+    raise KeyboardInterrupt
 
 
 def message() -> str | None:
@@ -103,7 +113,7 @@ def message() -> str | None:
     run = _run or _ended
     if run is None or not run.count:
         return None
-    return f"stopped by {run.signal}; `irg-rl resume {run.folder}` goes on from the last checkpoint"
+    return f"stopped by {run.signal}{run.saved}; `irg-rl resume {run.folder}` goes on from the last checkpoint"
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:

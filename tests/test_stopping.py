@@ -31,6 +31,13 @@ def test_a_loop_is_only_asked_to_end_and_may_save(run, number, capfd):
     assert "finishing the step, then saving; at most 30 s" in capfd.readouterr().err
 
 
+def test_the_last_line_says_which_step_was_saved(run):
+    with stopping.loop(), pytest.raises(KeyboardInterrupt):
+        send(signal.SIGTERM)
+        stopping.end("step 3 of sft1")
+    assert str(stopping.message()).startswith("stopped by SIGTERM after step 3 of sft1, which is saved; `irg-rl resume")
+
+
 def test_outside_of_a_loop_the_first_signal_ends_the_run(run):
     with pytest.raises(KeyboardInterrupt):
         send(signal.SIGTERM)

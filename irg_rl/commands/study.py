@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from irg_rl.algorithms.base import segment_weights
 from irg_rl.commands.generate import model_folder, recipe_of
 from irg_rl.config import Recipe, RecipeError, ScorerRecipe, changed_recipe, nearest, split_override
 from irg_rl.driver.compare import CONTINUED
@@ -28,12 +29,13 @@ from irg_rl.studies.bench import Bench, LearningSetup, ModelCache, Subject
 from irg_rl.studies.catalog import STUDIES
 from irg_rl.studies.forks import Forks
 from irg_rl.studies.page import write_page
-from irg_rl.studies.settings import PromptSettings, StudySettings, TurnsSettings, parse_settings
+from irg_rl.studies.settings import CreditStudySettings, PromptSettings, StudySettings, TurnsSettings, parse_settings
 from irg_rl.studies.study import Cell, Study
 from irg_rl.studies.world import loan_of
 from irg_rl.task import Pixels, Verdict, World, task_of
 from irg_rl.trajectory import Prompt
 from rewards.hub import RewardHub
+from rewards.segments import score_segments
 from rollouts.evaluation import evaluation_sampling
 
 OWN = "study."
@@ -229,7 +231,8 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
             f"{target}: the task {first.recipe.task} cannot judge these prompts, and the recipe has no rewards that "
             "could: name one, as rewards.scorers=[{name: clip, kind: clip, path: FILE}]"
         )
-    names = [scorer.name for scorer in (*beside, *rewarding)]
+    of_segments = list(segment_weights(first.recipe)) if isinstance(settings, CreditStudySettings) else []
+    names = [*(scorer.name for scorer in (*beside, *rewarding)), *of_segments]
     with reward_hub(run.recipe, run.path("scorers"), names) as hub:
         score = None if hub is None or not beside else partial(scores_of, hub, [scorer.name for scorer in beside])
         if known:
@@ -238,10 +241,12 @@ def bench_of(subjects: list[Subject], target: Path, settings: StudySettings, fol
         else:
             assert hub is not None
             verify, check = RewardVerdicts(hub, {scorer.name: scorer.weight for scorer in rewarding}), None
+        segments = None if hub is None or not of_segments else partial(score_segments, hub=hub)
         loan = loan_of(task, prompts)
         yield Bench(
             subjects, prompts, verify, check, loan.unclear, loan.paraphrase, score,
-            commit=environment(first.recipe)["commit"], learning=learning_setup_of, scratch=folder,
+            commit=environment(first.recipe)["commit"], score_segments=segments, learning=learning_setup_of,
+            scratch=folder,
         )  # fmt: skip
 
 

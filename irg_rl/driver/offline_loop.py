@@ -170,5 +170,5 @@ def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> 
                 learners.save({})
                 run.count_time("rl")
             if stopping.asked():
-                raise KeyboardInterrupt
+                stopping.end(f"update {learners.updates} of rl")
             progress.advance(note=f"{shown} {result.get(shown, math.nan):.3f}")

@@ -160,7 +160,9 @@ class Loop:
                 progress.advance(note=self._update(collector))
                 if stopping.asked() or self.watcher.stopping:
                     self._save(collector)
-                    raise KeyboardInterrupt if stopping.asked() else self.watcher.error()
+                    if stopping.asked():
+                        stopping.end(f"update {self.learners.updates} of rl")
+                    raise self.watcher.error()
         return self._account(slots)
 
     def _account(self, slots: SlotBuffer) -> dict:

@@ -222,12 +222,13 @@ def train_stage(
             hear = {"step": on_step, "validation": on_validation, "checkpoint": lambda: run.count_time(name)}
             with stopping.loop():
                 while (told := call("advance")) is not None:
+                    step += 1
                     for what, said in told:
                         hear[what](*said)
                     if stopping.asked():
                         call("save")
                         run.count_time(name)
-                        raise KeyboardInterrupt
+                        stopping.end(f"step {step} of {name}")
         facts.update(call("finish"))
     if facts["rejected_rows"]:
         console.print(f"{name}: {facts['rejected_rows']} broken rows rejected, see {run.path('rejected.jsonl')}")

@@ -12,7 +12,7 @@ from irg_rl.config import EvaluationRecipe, GuidanceRecipe, Recipe, SamplingReci
 from irg_rl.evaluate.outcomes import CheckReflection, Outcomes, Pixels, Verify, collect
 from irg_rl.model.files import weight_files
 from irg_rl.model.folder import Folder, load_folder
-from irg_rl.trajectory import Prompt, ScoreImages, Trajectory
+from irg_rl.trajectory import Group, Prompt, ScoreImages, Trajectory
 from rollouts.evaluation import evaluation_sampler
 from rollouts.request import Request
 from rollouts.sampler import Sampler
@@ -146,6 +146,8 @@ class Bench:
     paraphrase: a function that returns a reflection in other words, or None if it cannot reword it. `paraphrase` itself
     is None if the prompts are not from the shapes world.
     score: a function that gives the images further scores besides the verdict; None if there are no further scorers.
+    score_segments: a function that scores the reflections and edits of a group with the recipe's scorers of these, and
+        stores the scores in the segments. It is None if the recipe has no such scorers.
     learning: a function that returns the settings with which RL would train a checkpoint. Only the studies that need a
     learner use it.
     scratch: a folder for large files that can be created again if they are deleted.
@@ -159,6 +161,7 @@ class Bench:
     paraphrase: Callable[[str], str | None] | None = None
     score: ScoreImages | None = None
     commit: str = "unknown"
+    score_segments: Callable[[Group], None] | None = None
     learning: Callable[[Subject], LearningSetup] | None = None
     scratch: Path | None = None
 

@@ -8,7 +8,7 @@ gradient of the joint loss (text and image) is computed in the same way as in tr
 To imitate a noisy judge, noise is added to the true score q of every image. The noisy score is q + s z, where s is the
 noise level and z is a standard normal number. z is drawn once per image and is the same for all schemes and all s. If
 two images have the same true score, the difference of their noisy scores is normally distributed with standard
-deviation sqrt(2) s.
+deviation sqrt(2) s. If the recipe has scorers of reflections and edits, their scores get such noise, too.
 """
 
 import itertools
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from irg_rl.algorithms.base import algorithm_of
+from irg_rl.algorithms.base import algorithm_of, segment_weights
 from irg_rl.algorithms.learner import Learner
 from irg_rl.config import RLRecipe
-from irg_rl.credit import assign, carried, scheme_named
+from irg_rl.credit import SCHEMES, CreditScheme, assign, carried, scheme_named
 from irg_rl.errors import InputError
 from irg_rl.evaluate.intervals import Measure
 from irg_rl.learner.parts import ModelPart, part_of
@@ -62,7 +62,7 @@ class Credit(Study[CreditStudySettings]):
                 {"subject": subject.label, "scheme": scheme, "noise": noise}, own.batches * own.groups,
                 self._drawn(subject) | {"batches": own.batches},
             )
-            for subject in self.bench.subjects for scheme in own.schemes for noise in own.noises
+            for subject in self.bench.subjects for scheme in self._schemes(subject) for noise in own.noises
         ]  # fmt: skip
         if prompts < own.needed:
             raise InputError(
@@ -76,12 +76,13 @@ class Credit(Study[CreditStudySettings]):
         subject = self.bench.subject(cell.at["subject"])
         learning, rows, scheme = self.bench.learning_of(subject), [], scheme_named(cell.at["scheme"])
         options = carried(learning.options, scheme)
+        weights = segment_weights(subject.recipe) if scheme.uses_segment_scores else None
         for number in range(self.settings.batches):
             groups = self._batch(subject, number)
             alive = False
             for group in groups:
                 disturb(group, cell.at["noise"], self.settings.seed)
-                assign(group, scheme, {JUDGE: 1.0}, options=options)
+                assign(group, scheme, {JUDGE: 1.0}, options=options, segment_weights=weights)
                 alive |= any(segment.advantage for t in group.trajectories for segment in t.segments)
             gradients = {}
             if alive:
@@ -132,19 +133,33 @@ class Credit(Study[CreditStudySettings]):
                 f"{name}: rl.algorithm {rl.algorithm} trains no denoising steps here, and this study compares their "
                 "gradients: give rl.algorithm=grpo rl.image_weight=1"
             )
-        if rl.forks:
-            raise InputError(
-                f"{name}: rl.forks {rl.forks} makes siblings share segments, and not every scheme knows what these are "
-                "worth: give rl.forks={}"
-            )
         return rl
+
+    def _schemes(self, subject: Subject) -> list[str]:
+        """Return the names of the schemes to compare: those of the settings, or all that suit the recipe."""
+        asked = self.settings.schemes
+        reasons = {name: self._unsuitable(subject, scheme_named(name)) for name in (asked or SCHEMES)}
+        if asked and (wrong := [name for name in asked if reasons[name]]):
+            raise InputError(f"{subject.label}: study.schemes: {wrong[0]} {reasons[wrong[0]]}")
+        return [name for name, reason in reasons.items() if not reason]
+
+    def _unsuitable(self, subject: Subject, scheme: CreditScheme) -> str | None:
+        """Return why the scheme cannot be compared at this checkpoint, or None if it can."""
+        forks = self._rl(subject).forks
+        if forks and scheme.whole_trajectories:
+            return f"judges whole trajectories, and rl.forks {forks} makes siblings share segments: give rl.forks={{}}"
+        if scheme.uses_segment_scores and self.bench.score_segments is None:
+            return "uses scores of reflections and edits: give a scorer with `of: reflection` or `of: edit`"
+        return None
 
     def _drawn(self, subject: Subject) -> dict:
         """Return, as JSON data, everything that affects the sampled groups of a checkpoint: the prompts, the number of
         groups, the seed, and the settings of RL and sampling. A group is several trajectories of one prompt."""
         own, recipe = self.settings, subject.recipe
+        scorers = [s for s in recipe.rewards.scorers if s.name in segment_weights(recipe)]
         return self.depends(subject.label) | {
             "groups": own.groups, "seed": own.seed, "rl": self._rl(subject).model_dump(mode="json"),
+            "segment_scorers": [scorer.model_dump(mode="json") for scorer in scorers],
             "drawn": recipe.rl_sampling.model_dump(mode="json"),
         }  # fmt: skip
 
@@ -177,22 +192,37 @@ class Credit(Study[CreditStudySettings]):
             parts.model.eval(), parts.autoencoder, parts.tokenizer, recipe.rl_sampling, noise=rl.noise
         )
         seed = hashed(self.settings.seed, "credit", number) % 2**63
-        drawn = sampler.sample([Request(prompt, sample, seed) for sample in range(rl.group_size)])
+        drawn = sampler.sample([Request(prompt, sample, seed, forks=rl.forks) for sample in range(rl.group_size)])
         for trajectory, verdicts in zip(drawn, self.bench.verdicts(drawn)):
             trajectory.rewards = {JUDGE: [None if verdict is None else float(verdict.score) for verdict in verdicts]}
-        return Group(number, prompt, drawn)
+        group = Group(number, prompt, drawn)
+        if self.bench.score_segments is not None:
+            self.bench.score_segments(group)
+        return group
 
 
 def disturb(group: Group, noise: float, seed: int) -> None:
     """Add normal noise of standard deviation `noise` to the judge's score of every image in the group (several
-    trajectories of one prompt). The scores are changed in place. A score that is None, because the judge failed, stays
-    None. `seed` determines the noise."""
+    trajectories of one prompt), and to the scores of reflections and edits. The scores are changed in place. A score
+    that is None, because the judge failed, stays None. An image or text that trajectories share gets the same noise in
+    all of them. `seed` determines the noise."""
+    drawn: dict[int, float] = {}
     for trajectory in group.trajectories:
-        z = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample)).standard_normal(trajectory.turns)
+        own = np.random.default_rng(hashed(seed, JUDGE, group.id, trajectory.sample))
+        for image, z in zip(trajectory.images, own.standard_normal(trajectory.turns)):
+            drawn.setdefault(id(image), float(z))
         scores = trajectory.rewards[JUDGE]
         trajectory.rewards[JUDGE] = [
-            None if score is None else float(score + noise * one) for score, one in zip(scores, z)
+            _noisy(score, noise, drawn[id(image)]) for score, image in zip(scores, trajectory.images, strict=True)
         ]
+    segments = {id(segment): segment for trajectory in group.trajectories for segment in trajectory.segments}
+    for number, segment in enumerate(segments.values()):
+        own = np.random.default_rng(hashed(seed, "segment", group.id, number))
+        segment.scores = {name: _noisy(score, noise, own.standard_normal()) for name, score in segment.scores.items()}
+
+
+def _noisy(score: float | None, noise: float, z: float) -> float | None:
+    return None if score is None else float(score + noise * z)
 
 
 def rows_of(gradients: dict[str, dict[str, torch.Tensor]]) -> list[FrameRow]:

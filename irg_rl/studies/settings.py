@@ -78,7 +78,9 @@ class InfluenceSettings(PromptSettings):
 
 class CreditStudySettings(PromptSettings):
     split: Literal["test", "validation", "train"] = "train"
-    schemes: list[Scheme] = list(SCHEMES)
+    schemes: list[Scheme] | None = None
+    """Credit schemes to compare. null means all that suit the recipe. A scheme that uses scores of reflections and
+    edits needs a scorer of such a form. A scheme that judges whole trajectories cannot be used with `rl.forks`."""
     noises: list[Annotated[float, Field(ge=0)]] = [0.0, 0.1, 0.2, 0.4]
     """Noise levels to compare: the standard deviations of noise that the study adds to the judge's scores. The scores
     lie in [0, 1]."""

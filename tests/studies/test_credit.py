@@ -1,6 +1,7 @@
 """Gradients of credit schemes at one checkpoint, on the same renders, without training anything."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ import torch
 from irg_rl.algorithms.learner import Learner
 from irg_rl.commands.study import learning_setup_of
 from irg_rl.config import changed_recipe
-from irg_rl.credit import assign
+from irg_rl.credit import SCHEMES, assign
+from irg_rl.driver.scorers import spec_of
 from irg_rl.errors import InputError
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.studies.credit import JUDGE, Credit, Gradients, disturb, rows_of
 from irg_rl.studies.settings import CreditStudySettings
+from rewards.hub import RewardHub
+from rewards.segments import score_segments
 from tests.studies.frames import frame_of
 
 SETTINGS = CreditStudySettings(schemes=["trajectory", "turn"], noises=[0.0, 0.5], batches=4)
@@ -168,5 +172,58 @@ def test_what_cannot_be_measured_is_said(bench):
         Credit(bench, SETTINGS).cells()
     with pytest.raises(InputError, match="rl.algorithm nft trains no denoising steps here.*rl.algorithm=grpo"):
         changed(Credit(bench, SETTINGS), {"rl.algorithm": "nft"}).cells()
-    with pytest.raises(InputError, match="rl.forks {1: 2} makes siblings share segments"):
-        changed(Credit(bench, SETTINGS), {"rl.forks": {1: 2}}).cells()
+
+
+@pytest.fixture
+def forked(study) -> Credit:
+    """The study with forks after the first image, and with scores of reflections and edits."""
+    scorers = [
+        {"name": "verifier", "kind": "verifier"}, {"name": "truth", "kind": "verifier", "of": "reflection"},
+        {"name": "edit", "kind": "verifier", "of": "edit"},
+    ]  # fmt: skip
+    other = changed(study, {"rl.forks": {1: 4}, "rl.credit": "factorised", "rewards.scorers": scorers})
+    recipe = other.bench.subjects[0].recipe
+    hub = RewardHub([spec_of(recipe, scorer, None) for scorer in recipe.rewards.scorers[1:]])
+    bench = replace(other.bench, score_segments=partial(score_segments, hub=hub))
+    return Credit(bench, other.settings.model_copy(update={"schemes": None}))
+
+
+def test_siblings_on_one_image_share_its_noise_and_reflections_and_edits_get_noise_of_their_own(forked):
+    (subject,) = forked.bench.subjects
+    clean, noisy = (forked._batch(subject, 0)[0] for _ in range(2))
+    disturb(noisy, 0.5, seed=3)
+    firsts = {id(t.images[0]): t.rewards[JUDGE][0] for t in noisy.trajectories}
+    assert len(firsts) == len(noisy.trajectories) // 4
+    assert all(t.rewards[JUDGE][0] == firsts[id(t.images[0])] for t in noisy.trajectories)
+    added = [
+        after.scores[name] - before.scores[name]
+        for one, two in zip(clean.trajectories, noisy.trajectories)
+        for before, after in zip(one.segments, two.segments) for name in before.scores
+    ]  # fmt: skip
+    assert len(added) >= len(noisy.trajectories) and len(set(added)) == len(added) and all(added)
+
+
+def test_only_schemes_that_suit_the_recipe_are_compared(study, forked):
+    def compared(one: Credit) -> set[str]:
+        free = Credit(one.bench, one.settings.model_copy(update={"schemes": None}))
+        return {str(cell.at["scheme"]) for cell in free.cells()}
+
+    assert compared(study) == set(SCHEMES) - {"factorised"}
+    assert compared(forked) == set(SCHEMES) - {"umm", "no_improve_clamp"}
+    for one, scheme, said in ((study, "factorised", "of: reflection"), (forked, "umm", "whole trajectories")):
+        with pytest.raises(InputError, match=said):
+            Credit(one.bench, one.settings.model_copy(update={"schemes": [scheme]})).cells()
+
+
+def test_the_truth_of_a_text_changes_its_gradient_alone_under_factorised(forked):
+    (subject,) = forked.bench.subjects
+    for scheme, changes in (("factorised", True), ("trajectory", False)):
+        advantages = []
+        for truth in (0.0, 1.0):
+            (group,) = forked._batch(subject, 0)
+            for t in group.trajectories:
+                for text in t.texts[1:]:
+                    text.scores["truth"] = truth * t.sample
+            assign(group, scheme, {JUDGE: 1.0}, segment_weights={"truth": 1.0})
+            advantages.append([s.advantage for t in group.trajectories for s in t.segments])
+        assert (advantages[0] != advantages[1]) == changes
