@@ -21,6 +21,8 @@ OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0",
 )  # fmt: skip
+SEEN_IMAGES_ARE_LOADED = "[...document.images].every(i => i.complete || i.getBoundingClientRect().top > innerHeight)"
+"""A script. Images below the window may be loaded later."""
 LIMIT_S = 60
 """Longest time that the browser may take for one answer."""
 
@@ -59,6 +61,7 @@ class BrowserPage:
                         mobile=False)  # fmt: skip
         await self.call("Page.navigate", url=address)
         await self.until(f"location.href.startsWith({json.dumps(address)}) && document.readyState === 'complete'")
+        await self.until(SEEN_IMAGES_ARE_LOADED)
 
     async def html(self) -> str:
         return await self.evaluate("document.documentElement.outerHTML")

@@ -8,6 +8,7 @@ WORK is a folder for the runs that the pictures show. tmux and Chromium must be 
 
 import asyncio
 import io
+import re
 import shlex
 import subprocess
 import sys
@@ -118,7 +119,7 @@ async def live(page: BrowserPage, work: Path) -> None:
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     terminal = Terminal(COMMANDS["train"] + " --out live", work)
     try:
-        await asyncio.to_thread(terminal.wait, lambda screen: "RL: 12/24" in screen or "RL: 13/24" in screen)
+        await asyncio.to_thread(terminal.wait, lambda screen: re.search(r"RL: 1[1-9]/", screen) is not None)
         terminal.command = COMMANDS["train"]
         await save_terminal(page, "train", terminal, work)
         server = asyncio.create_task(serve(Library([work / "live"]), new_token(), 0, address.set_result))
