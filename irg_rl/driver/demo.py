@@ -34,11 +34,11 @@ SETTINGS = (
 """What the demo changes in the recipe: few prompts, and no scorers that have to be trained first."""
 SHORT_RL = (
     "budget_minutes.rl=2", "sampling.turns=1", "sampling.points=4", "evaluation.points=4",
-    "rl.updates=24", "rl.groups=16", "rl.groups_per_batch=16", "rl.group_size=6", "rl.forks=null",
+    "rl.updates=20", "rl.groups=16", "rl.groups_per_batch=16", "rl.group_size=6", "rl.forks=null",
     "rl.prompt_mix={scene: 0, single_object: 0, colors: 0, counting: 0, two_object: 0, color_attr: 0, position: 1}",
     "rl.noise.window_range=[0, 2]", "rl.noise.window_size=1", "rl.credit=trajectory", "rl.options.times_per_image=2",
-    "rl.optimizer.lr=3.0e-4", "rl.optimizer.gen_lr=3.0e-4", "rl.optimizer.schedule=constant",
-    "rl.optimizer.final_lr_share=0", "rl.checkpoint_every=24",
+    "rl.optimizer.lr=1.5e-4", "rl.optimizer.gen_lr=1.5e-4", "rl.optimizer.schedule=constant",
+    "rl.optimizer.final_lr_share=0", "rl.checkpoint_every=20",
     "rewards.scorers=[{name: verifier, kind: verifier, weight: 1.0, options: {right: 0.5}}]",
     "description=RL of the first image. All images are drawn in three denoising steps, for which SFT was not made. "
     "24 prompts are too few to pass or fail the gate.",

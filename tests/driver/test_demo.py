@@ -46,7 +46,7 @@ def test_both_models_draw_and_the_report_compares_them(few, irg_rl, tmp_path):
 def test_rl_is_left_to_do_if_it_is_asked_for(few, tmp_path):
     run = Run.create(demo.demo_recipe(tmp_path, rl=True), lambda made: demo.fill(made, rl=True))
     assert not run.is_done("rl") and run.is_done("sft2") and not run.path("models", "rl").exists()
-    assert run.recipe.require_rl().updates == 24
+    assert run.recipe.require_rl().updates == 20
 
 
 @pytest.mark.parametrize(("rise", "words"), [(0.02, "rises"), (-0.02, "falls"), (0.0, "is not shown to rise")])
