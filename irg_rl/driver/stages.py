@@ -25,6 +25,7 @@ from irg_rl.driver.run_folder import SFT_MODELS, Run, RunError
 from irg_rl.driver.sft import continue_sft, draw_own_images, require_finished, train_stage
 from irg_rl.driver.watching import StoppedByAlarm
 from irg_rl.errors import explain, is_expected
+from irg_rl.evaluate.gate import NOT_JUDGED
 from irg_rl.evaluate.suite import REAL
 from irg_rl.report.build import build_report
 from irg_rl.report.tracking import Tracker
@@ -128,6 +129,8 @@ def evaluate(run: Run, name: str, tracker: Tracker, facts: dict) -> None:
     if told := shown_preference(evaluation.arms[REAL]):
         console.print(told)
     facts.update(gate=None if gate is None else gate.passed, failures=[] if gate is None else gate.failures)
+    if gate is not None:
+        facts.update(verdict=gate.verdict)
     tracker.log_samples(name, 0, measured.samples(run.recipe.evaluation.strips))
 
 
@@ -146,7 +149,11 @@ def check_gate_holds(run: Run, after: str) -> None:
     if gate.mode == "off" or gate.after != after:
         if after == "sft":
             why = "gate off" if gate.mode == "off" else "the gate applies after RL"
-            console.print(f"{why}: RL starts although refinement does not pass the gate ({reasons})", style="yellow")
+            if entry.get("verdict") == NOT_JUDGED:
+                told, style = "so few prompts say nothing about refinement", ""
+            else:
+                told, style = f"refinement does not pass the gate ({reasons})", "yellow"
+            console.print(f"{why}: RL starts although {told}", style=style)
         return
     if after == "rl":
         raise RunError(f"the gate does not pass after RL: {reasons}. The report is complete: {run.path('report.html')}")

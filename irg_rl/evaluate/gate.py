@@ -7,8 +7,10 @@ clearly more images than a refinement that follows the reflection of another pro
 wrong.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import ceil, isfinite
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -19,8 +21,47 @@ from irg_rl.evaluate.intervals import Measure
 from irg_rl.evaluate.outcomes import Outcomes
 from irg_rl.task import Thresholds
 
-VERDICTS = {True: Text("holds", style="green"), False: Text("fails", style="red"), None: Text("not measured")}
-"""Whether a requirement is met, None if nothing was measured -> the words of the table."""
+HOLDS, FAILS, FEW, NOTHING = "holds", "fails", "too few", "not measured"
+"""What can be said about a requirement. too few: there are not enough cases to tell. not measured: there is no case."""
+STYLES = {HOLDS: "green", FAILS: "red", FEW: "", NOTHING: ""}
+PASSED, NOT_PASSED, NOT_JUDGED = "passed", "not passed", "not judged"
+"""What can be said about the gate."""
+TITLES = {PASSED: "refinement is real", NOT_PASSED: "refinement is not shown", NOT_JUDGED: "not judged"}
+QUANTILE = 1.96
+"""Quantile of the normal distribution for intervals of 95 percent."""
+
+
+def fewest(threshold: float) -> int:
+    """Return the smallest number of cases with which the requirement can be judged. With n cases, a share equal to the
+    threshold t has a 95 % interval of t -+ 1.96 sqrt(t (1 - t) / n). Its half must not be larger than t itself:
+
+        n >= 1.96^2 (1 - t) / t
+
+    This is also the smallest n with which Wilson's interval around 0 of n ends below t. For t = 0 there is no such n,
+    and the result is 1.
+
+    >>> [fewest(t) for t in (0.40, 0.15, 0.08)]
+    [6, 22, 45]
+    """
+    return max(1, ceil(QUANTILE**2 * (1 - threshold) / threshold - 1e-9)) if threshold > 0 else 1
+
+
+def line_verdict(line: Mapping[str, Any]) -> str:
+    """Return what can be said about a requirement: HOLDS, FAILS, FEW or NOTHING. `line` is `GateLine.to_dict()`, as it
+    is stored in the evaluation. Cases are sets of constraints, or rows if the sets were not counted."""
+    if line["passed"] is None:
+        return NOTHING
+    cases = line["n"] if line.get("sets") is None else line["sets"]
+    if cases < fewest(line["threshold"]):
+        return FEW
+    return HOLDS if line["passed"] else FAILS
+
+
+def gate_verdict(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return what can be said about the gate: NOT_PASSED if a requirement fails, PASSED if all hold, and otherwise
+    NOT_JUDGED. This is for people. What the gate stops is decided by `GateReport.passed` alone."""
+    found = [line_verdict(line) for line in lines]
+    return NOT_PASSED if FAILS in found else NOT_JUDGED if set(found) - {HOLDS} else PASSED
 
 
 @dataclass(frozen=True)
@@ -47,6 +88,10 @@ class GateLine:
         if self.at_least:
             return self.measure.value >= self.threshold - tolerance
         return self.measure.value <= self.threshold + tolerance
+
+    @property
+    def verdict(self) -> str:
+        return line_verdict(self.to_dict())
 
     @property
     def asked(self) -> str:
@@ -79,6 +124,10 @@ class GateReport:
         return all(line.passed for line in self.lines)
 
     @property
+    def verdict(self) -> str:
+        return gate_verdict([line.to_dict() for line in self.lines])
+
+    @property
     def failures(self) -> list[str]:
         """One text for each requirement that is not met. It says what was measured and what was required."""
         return [line.in_words for line in self.lines if not line.passed]
@@ -92,13 +141,14 @@ class GateReport:
         }
 
     def __rich__(self) -> Table:
-        verdict = "refinement is real" if self.passed else "refinement is not shown"
-        table = Table(title=f"Gate: {verdict} (turn {self.turn + 1} against the first image)")
+        rows = max(line.measure.n for line in self.lines)
+        few = f" on so few prompts (n={rows})" if self.verdict == NOT_JUDGED else ""
+        table = Table(title=f"Gate: {TITLES[self.verdict]}{few} (turn {self.turn + 1} against the first image)")
         for heading in ("requirement", "measured", "95 % interval", "asked", "n", "sets", ""):
             table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")
         for line in self.lines:
             m = line.measure
-            verdict = VERDICTS[line.passed]
+            verdict = Text(line.verdict, style=STYLES[line.verdict])
             figures = f"{m.value:.3f}", f"{m.low:.3f} .. {m.high:.3f}", line.asked, str(m.n), str(m.sets)
             table.add_row(line.name, *figures, verdict)
         return table

@@ -18,10 +18,15 @@ from irg_rl.algorithms.base import algorithm_type
 from irg_rl.config.alarms import AlarmsRecipe
 from irg_rl.curve import Curve
 from irg_rl.errors import InputError
+from irg_rl.evaluate import health
 from irg_rl.evaluate.alarms import beginnings
+from irg_rl.evaluate.gate import gate_verdict
+from irg_rl.evaluate.health_checks import MISSING
 from irg_rl.report import comparisons, curves, strips, tables
+from irg_rl.report.claim import claim
 from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
 from irg_rl.report.samples import SampledTrajectory
+from irg_rl.report.words import number_words
 
 REPORT = "report.html"
 SHOWN_SAMPLES = 12
@@ -94,9 +99,11 @@ def render(record: RunRecord) -> str:
     environment.filters["settings"] = tables.settings_line
     environment.filters["preference"] = tables.preference
     environment.filters["gate_lines"] = tables.gate_lines
+    environment.filters["gate_verdict"] = lambda gate: gate_verdict(gate["lines"])
+    environment.filters["number_words"] = number_words
     own = algorithm_curves(record)
     evaluations = [e for e in record.evaluations if tables.REAL in e.get("arms", {})]
-    pictures = [curves.draw_turns(evaluations), curves.draw_repair(evaluations)] if evaluations else []
+    lines = health_lines(record)
     gate = record.recipe.get("gate") or {}
     return environment.get_template("report.html.jinja").render(
         record=record,
@@ -111,7 +118,12 @@ def render(record: RunRecord) -> str:
         evaluations=evaluations,
         turns_table=tables.by_turn(evaluations),
         tasks_table=tables.by_task(evaluations),
-        refinement=[picture for picture in pictures if picture is not None],
+        claim=claim([e for e in evaluations if is_of_the_run(record, e)], record.comparison),
+        turns_figure=curves.draw_turns(evaluations),
+        repair_figure=curves.draw_repair(evaluations),
+        health=[line for line in lines if line.status != MISSING],
+        not_logged=[line.title for line in lines if line.status == MISSING],
+        health_headline=health.headline(lines),
         baselines=comparisons.against_baselines(record.comparison) if record.comparison else [],
         repairs=comparisons.repairs(record.comparison) if record.comparison else [],
         standings=comparisons.standings(record.comparison) if record.comparison else None,
@@ -124,6 +136,12 @@ def render(record: RunRecord) -> str:
         share=tables.share,
         written=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def health_lines(record: RunRecord) -> list[health.HealthLine]:
+    """Return the lines about the health of RL, those that need a look first. Without RL, there are none."""
+    stage = health.rl_stage(record.metrics)
+    return health.in_order(health.health(health.series(record.metrics), stage)) if stage else []
 
 
 def algorithm_curves(record: RunRecord) -> Sequence[Curve]:

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from irg_rl.curve import RL, UPDATES, Curve
+from irg_rl.report.words import arm_words, part_words
 
 TURN_COLOURS = ("#9aa5b1", "#5b8db8", "#2a6f97", "#0b3c5d", "#c8553d", "#7d5ba6")
 ARM_COLOURS = {"real": "#0b6e4f", "redraw": "#8d99ae", "shuffled": "#d08c2e"}
@@ -126,7 +127,7 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> ReportFigure | None:
                 for place, (begin, (x, y)) in enumerate(lines[name]):
                     sparse = name.startswith("validation/")
                     _draw_line(axes, begin + x, y, "" if place else label, colour, sparse)
-            axes.set_title(panel, fontsize=9)
+            axes.set_title(part_words(panel), fontsize=9)
             _decorate(axes, curve, begins)
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=8 if len(panels) == 1 else 3)
         for first in grid[: len(panels) : ACROSS]:
@@ -211,12 +212,9 @@ def _decorate(axes: Axes, curve: Curve, stages: dict[str, float]) -> None:
 
 def _label(name: str) -> str:
     """Return the label of a line. Readers count turns from 1, so `turn0`, the first image, becomes "turn 1"."""
-    turn = re.fullmatch(r"turn(\d+)", name)
-    if turn:
-        return f"turn {int(turn[1]) + 1}"
     if name.startswith("validation/"):
         return "validation"
-    return "training" if name in ("ce", "mse", "right_tokens") else name
+    return "training" if name in ("ce", "mse", "right_tokens") else part_words(name)
 
 
 def _changes(panels: dict[str, Lines]) -> str:
@@ -227,7 +225,7 @@ def _changes(panels: dict[str, Lines]) -> str:
         for name in sorted(lines):
             y = np.concatenate([values for _, (_, values) in lines[name]])
             tenth = max(1, len(y) // 10)
-            label = " ".join(part for part in (panel, _label(name) if len(lines) > 1 else "") if part)
+            label = " ".join(part for part in (part_words(panel), _label(name) if len(lines) > 1 else "") if part)
             told.append(f"{label}{': ' if label else ''}{y[:tenth].mean():.3g} → {y[-tenth:].mean():.3g}")
     return "; ".join(told)
 
@@ -291,7 +289,7 @@ def draw_repair(evaluations: Sequence[dict]) -> ReportFigure | None:
             )
             axes.set_xlim(-0.02, 1.02)
             axes.set_xlabel("share (95 % interval)")
-        panels[0].set_yticks(range(len(rows)), [f"{name}: {arm}" for name, arm, _ in rows])
+        panels[0].set_yticks(range(len(rows)), [f"{name}: {arm_words(arm)}" for name, arm, _ in rows])
         panels[0].invert_yaxis()
         counts = [f"{e['name']} {_cases(e, 'repair')} and {_cases(e, 'damage')}" for e in shown]
         return _finish(
@@ -315,7 +313,7 @@ def _draw_arm(axes: Axes, arm: str, accuracy: Sequence[dict], offset: float) -> 
         y,
         yerr=_errors([m for _, m in points]),
         color=_colour(arm),
-        label=arm,
+        label=arm_words(arm),
         marker="o",
         markersize=4,
         linewidth=1.6,

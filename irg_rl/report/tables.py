@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from irg_rl.evaluate.gate import NOT_PASSED, PASSED, gate_verdict, line_verdict
+from irg_rl.report.words import arm_words
+
 REAL = "real"
 MISSING = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -143,7 +146,7 @@ def by_turn(evaluations: Sequence[dict]) -> GroupedTable:
             line.show(m) for found, width in zip(line.measures, widths) for m in found + [None] * (width - len(found))
         ]
         if any(cell.text != MISSING for cell in cells):
-            rows.append(TableRow(line.group, line.label, cells, line.label == REAL, line.explanation))
+            rows.append(TableRow(line.group, line.label, cells, line.label == arm_words(REAL), line.explanation))
     rows = headed_once(rows)
     groups = [(e["name"], [f"turn {k + 1}" for k in range(width)]) for e, width in zip(evaluations, widths)]
     return GroupedTable(groups, rows)
@@ -177,16 +180,16 @@ def _lines_by_turn(evaluations: Sequence[dict]) -> Iterator[_TableLine]:
     for key, group, explanation, show in _BY_TURN:
         for arm in arms:
             found = [e["arms"].get(arm, {}).get(key, []) for e in evaluations]
-            yield _TableLine(group, explanation, arm, show, found)
+            yield _TableLine(group, explanation, arm_words(arm), show, found)
         for control in arms[1:]:
             found = [e["differences"].get(control, {}).get(key, []) for e in evaluations]
-            yield _TableLine(group, explanation, f"{REAL} − {control}", points, found)
+            yield _TableLine(group, explanation, f"{arm_words(REAL)} − {arm_words(control)}", points, found)
     for key, group, explanation in _REAL_ONLY:
-        yield _TableLine(group, explanation, REAL, share, [e["arms"][REAL][key] for e in evaluations])
+        yield _TableLine(group, explanation, arm_words(REAL), share, [e["arms"][REAL][key] for e in evaluations])
     yield from _lines_of_statistics(evaluations, arms)
     for name in sorted({name for e in evaluations for name in e["arms"][REAL]["rewards"]}):
         found = [e["arms"][REAL]["rewards"].get(name, []) for e in evaluations]
-        yield _TableLine(f"scorer {name}", "mean over images it could score", REAL, number, found)
+        yield _TableLine(f"scorer {name}", "mean over images it could score", arm_words(REAL), number, found)
 
 
 def _lines_of_statistics(evaluations: Sequence[dict], arms: Sequence[str]) -> Iterator[_TableLine]:
@@ -198,9 +201,9 @@ def _lines_of_statistics(evaluations: Sequence[dict], arms: Sequence[str]) -> It
 
     for key, group, explanation, show in _STATISTICS:
         for arm in arms:
-            yield _TableLine(group, explanation, arm, show, found(arm, key, "level"))
+            yield _TableLine(group, explanation, arm_words(arm), show, found(arm, key, "level"))
         for arm in arms:
-            yield _TableLine(group, explanation, f"{arm} ÷ turn 1", times, found(arm, key, "change"))
+            yield _TableLine(group, explanation, f"{arm_words(arm)} ÷ turn 1", times, found(arm, key, "change"))
 
 
 def preference(evaluation: dict) -> str:
@@ -255,12 +258,12 @@ def _task_cells(task: dict | None) -> list[TableCell]:
 @dataclass(frozen=True)
 class GateRow:
     """One requirement of the gate (the test that refinement works), as texts: its name, the measured value, the limit
-    (`asked`), and whether it is met."""
+    (`asked`), and whether it is met (`verdict`, see evaluate/gate.py)."""
 
     name: str
     cell: TableCell
     asked: str
-    passed: bool | None  # None: nothing was measured
+    verdict: str
 
 
 def gate_lines(gate: dict) -> list[GateRow]:
@@ -273,7 +276,7 @@ def gate_lines(gate: dict) -> list[GateRow]:
         is_margin = " above " in line["name"]
         unit = "points" if is_margin else "%"
         asked = f"{'at least' if line['at_least'] else 'at most'} {100 * line['threshold']:.0f} {unit}"
-        rows.append(GateRow(line["name"], points(line) if is_margin else share(line), asked, line["passed"]))
+        rows.append(GateRow(line["name"], points(line) if is_margin else share(line), asked, line_verdict(line)))
     return rows
 
 
@@ -319,9 +322,11 @@ def tiles(evaluations: Sequence[dict], after: str = "sft") -> list[Tile]:
     shown = []
     asked = next((e for e in evaluations if e["gate"] and (e["name"] == "rl") == (after == "rl")), None)
     if asked is not None:
-        gate, verdict = asked["gate"], "passed" if asked["gate"]["passed"] else "not passed"
-        detail = f"at turn {gate['turn'] + 1} of {asked['name']}"
-        shown.append(Tile("gate: refinement is real", verdict, detail, gate["passed"]))
+        gate, verdict = asked["gate"], gate_verdict(asked["gate"]["lines"])
+        rows = max(line["n"] for line in gate["lines"])
+        detail = f"at turn {gate['turn'] + 1} of {asked['name']}, n={rows}"
+        good = {PASSED: True, NOT_PASSED: False}.get(verdict)
+        shown.append(Tile("gate: is refinement real?", verdict, detail, good))
     shown.append(Tile("first image right", share(real["accuracy"][0]).text, _since(first, latest, "accuracy", 0)))
     shown.append(
         Tile(
@@ -353,4 +358,4 @@ def _best_control(evaluation: dict) -> str:
     }
     if not controls:
         return "no control measured"
-    return "; ".join(f"{arm} {share(measure).text}" for arm, measure in controls.items())
+    return "; ".join(f"{arm_words(arm)} {share(measure).text}" for arm, measure in controls.items())

@@ -9,7 +9,7 @@ run, and on a copy of a run folder. It needs neither torch nor Ray.
 | `run_files` | reads the recipe, the stages and the metrics of a run |
 | `evaluated`, `pictures` | read the evaluated trajectories of a run: results, stored texts and images |
 | `groups` | reads stored groups of RL: all samples of one prompt, with their advantages |
-| `health`, `health_checks` | turn the metrics of RL into lines with thresholds and words |
+| `group_health` | adds lines about stored groups to those of irg_rl/evaluate/health.py |
 | `filters` | choose and sort the rows of an evaluation |
 | `curves`, `charts` | choose the curves, and draw them as SVG |
 | `values` | reads single values of files that may be damaged |

@@ -11,11 +11,14 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irg_rl.errors import InputError
+from irg_rl.evaluate import health
+from irg_rl.evaluate.health_checks import percent
 from irg_rl.evaluate.learning import learning
-from irg_rl.view import charts, curves, health, pictures
+from irg_rl.view import charts, curves, pictures
 from irg_rl.view.edits import marked
 from irg_rl.view.evaluated import EvaluatedRow, EvaluationTable, evaluation_names, read_evaluation
 from irg_rl.view.filters import SHOWN, SORTS, Filter, counts
+from irg_rl.view.group_health import health_of_groups
 from irg_rl.view.groups import StoredGroup, group_folders, pixels, read_groups
 from irg_rl.view.listing import accuracy, has_small_images, run_line, stage_lines
 from irg_rl.view.run_files import RunFiles
@@ -52,7 +55,7 @@ class Pages:
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         self._environment.filters.update(
-            marked=marked, number=shown_number, signed=signed, percent=health.percent, turn_words=turn_words,
+            marked=marked, number=shown_number, signed=signed, percent=percent, turn_words=turn_words,
             run_address=lambda name: quote(name, safe="~"), sparkline=charts.sparkline,
         )  # fmt: skip
 
@@ -96,7 +99,7 @@ class Pages:
         lines: list[health.HealthLine] = []
         if stage is not None:
             looks, place = self._looks(files)
-            lines = [*health.health(series, stage), *health.health_of_groups(looks, place)]
+            lines = [*health.health(series, stage), *health_of_groups(looks, place)]
         known = [number for number in names if number in series]
         drawn = [*(curves.chosen_chart(number, {name: series}) for number in known),
                  *curves.default_charts({name: series})]  # fmt: skip

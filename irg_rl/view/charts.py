@@ -5,7 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irg_rl.view.curves import Chart, Points
+from irg_rl.evaluate.health import Points
+from irg_rl.evaluate.health_checks import shown
+from irg_rl.view.curves import Chart
 
 WIDTH, HEIGHT = 560, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 34
@@ -112,17 +114,6 @@ def steps(low: float, high: float, count: int) -> list[float]:
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= 0.7 * rough)
     return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def shown(value: float) -> str:
-    """Return a number as a short text with about three significant digits."""
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
-    else:
-        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
-    return text.replace("-", "\N{MINUS SIGN}") if text.startswith("-") else text
 
 
 def running_mean(points: Points) -> Points:

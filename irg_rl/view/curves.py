@@ -8,14 +8,11 @@ lines, and each run begins at step 0 of the stage.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from irg_rl.view.values import number
+from irg_rl.evaluate.health import Points
 
-RESERVED = ("stage", "step", "time")
 MOST_POINTS = 600
 """Largest number of points that are sent to the page per line. More points are joined to means."""
-Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,6 @@ CHOICES = (
     CurveChoice("Tokens predicted right in SFT", SFT + r"(?P<line>(?:validation/)?right_tokens)"),
     CurveChoice("Gradient norm in SFT", SFT + r"grad_norm/(?P<line>.+)", True),
 )
-
-
-def series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
-    """Return `stage/name` -> points (step, value) for every logged number of a run, in the order of the steps."""
-    found: dict[str, dict[float, float]] = {}
-    for row in metrics:
-        for name, value in row.items():
-            known = number(value) if name not in RESERVED else None
-            if known is not None:
-                found.setdefault(f"{row['stage']}/{name}", {})[float(row["step"])] = known
-    return {name: sorted(points.items()) for name, points in found.items()}
 
 
 def default_charts(runs: Mapping[str, Mapping[str, Points]]) -> list[Chart]:

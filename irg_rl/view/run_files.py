@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from irg_rl.errors import InputError
+from irg_rl.evaluate.health import Points, series
 from irg_rl.redact import redact, redact_text
 from irg_rl.report.metrics_log import METRICS, read_metrics
 from irg_rl.text_in import read_json, read_text
-from irg_rl.view.curves import Points, series
 from irg_rl.view.sources import RECIPE, RunSource
 
 Value = TypeVar("Value")

@@ -3,10 +3,12 @@
 import hashlib
 import re
 
+import numpy as np
 import pytest
 
 from irg_rl.driver import demo
 from irg_rl.driver.run_folder import Run
+from irg_rl.evaluate import learning
 from irg_rl.evaluate.outcomes import load
 
 MOST_BYTES = 12_000_000
@@ -44,4 +46,16 @@ def test_both_models_draw_and_the_report_compares_them(few, irg_rl, tmp_path):
 def test_rl_is_left_to_do_if_it_is_asked_for(few, tmp_path):
     run = Run.create(demo.demo_recipe(tmp_path, rl=True), lambda made: demo.fill(made, rl=True))
     assert not run.is_done("rl") and run.is_done("sft2") and not run.path("models", "rl").exists()
-    assert run.recipe.rl.updates == 10
+    assert run.recipe.require_rl().updates == 20
+
+
+@pytest.mark.parametrize(("rise", "words"), [(0.02, "rises"), (-0.02, "falls"), (0.0, "is not shown to rise")])
+def test_what_the_demo_says_of_rl_is_computed_from_its_metrics(rise, words):
+    rows = [
+        {"stage": "rl", "step": step, "drawn/last": 0.4 + rise * step + (0.03 if step % 2 else -0.03)}
+        for step in range(1, 25)
+    ]
+    found = learning.slope(np.array([row["drawn/last"] for row in rows]))
+    sentence = demo.drawn_sentence(rows)
+    assert sentence.startswith(f"RL: the drawn reward {words}, ") and "24 updates" in sentence
+    assert f"{found.value:+.4f} per update [{found.low:+.4f}, {found.high:+.4f}]" in sentence

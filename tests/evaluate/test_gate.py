@@ -1,7 +1,7 @@
 import pytest
 from rich.console import Console
 
-from irg_rl.evaluate import gate
+from irg_rl.evaluate import gate, intervals
 from irg_rl.evaluate.gate import GateReport
 from irg_rl.task import Thresholds
 
@@ -102,3 +102,27 @@ def test_every_requirement_is_measured_at_the_gate_s_turn(table):
     at = {turn: [line.measure.value for line in check_gate(real, *controls, turn=turn).lines[1:]] for turn in (1, 2)}
     assert at == {1: [0.6, 0.0, 0.0], 2: [0.0, 1.0, 1.0]}
     assert [line.measure.value for line in check_gate(real, *controls).lines[1:]] == at[2]
+
+
+def test_a_requirement_needs_as_many_cases_as_its_threshold_takes_to_tell():
+    assert [gate.fewest(t) for t in (0.40, 0.15, 0.08, 0.0, 1.0)] == [6, 22, 45, 1, 1]
+    assert intervals.wilson(0.0, 45, 1.96)[1] < 0.08 < intervals.wilson(0.0, 44, 1.96)[1]
+
+
+def test_few_prompts_neither_pass_nor_fail_the_gate_and_what_it_stops_stays(table):
+    few = check_gate(*arms(table, damaged=0.0, n=24))
+    assert few.passed and few.verdict == gate.NOT_JUDGED
+    assert [line.verdict for line in few.lines] == [gate.HOLDS, gate.FEW, gate.FEW, gate.FEW]
+    console = Console(record=True, width=160)
+    console.print(few)
+    printed = console.export_text()
+    assert "not judged on so few prompts (n=24)" in printed and printed.count("too few") == 3
+
+    enough = check_gate(*arms(table))
+    assert enough.passed and enough.verdict == gate.PASSED
+
+
+def test_a_requirement_that_fails_on_enough_cases_closes_the_gate_beside_others_with_too_few(table):
+    report = check_gate(*arms(table, first=0.25, n=24))
+    assert report.lines[0].verdict == gate.FAILS and report.lines[1].verdict == gate.FEW
+    assert not report.passed and report.verdict == gate.NOT_PASSED

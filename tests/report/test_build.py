@@ -34,7 +34,7 @@ def change_json(path, change):
 
 
 def test_a_finished_run_shows_every_part_and_leaves_nothing_open(page):
-    parts = ["gate", "refinement", "baselines", "samples", "training", "checks", "failures", "run"]
+    parts = ["gate", "refinement", "baselines", "samples", "health", "training", "checks", "failures", "run"]
     assert page.sections == parts
     assert page.unclosed == []
     assert "Left out" not in page.text and "Could not be read" not in page.text
@@ -93,9 +93,29 @@ def test_a_case_of_parity_shows_the_place_nearest_to_its_limit_and_fails_beyond_
 
 def test_the_gate_verdict_is_the_one_of_the_evaluation(changed):
     path = changed / "evaluation" / "sft2.json"
-    for passed, words in ((True, "sft2: passed"), (False, "sft2: not passed")):
-        change_json(path, lambda content, passed=passed: content["gate"].update(passed=passed))
-        assert words in page_of(changed).text
+    for passed, rows, words in ((True, 90, "passed"), (False, 90, "not passed"), (True, 5, "not judged")):
+
+        def change(content, passed=passed, rows=rows):
+            for line in content["gate"]["lines"]:
+                line.update(passed=passed, n=rows, sets=rows)
+
+        change_json(path, change)
+        page = page_of(changed)
+        assert f"sft2: {words} " in page.text and ("n=5" in page.text) == (rows == 5)
+
+
+def test_the_claim_comes_before_everything_else_with_its_numbers_and_its_figure(page, finished_run):
+    head = page.text.split("The gate: is refinement real?")[0]
+    real = json.loads((finished_run / "evaluation" / "rl.json").read_text())["arms"]["real"]["accuracy"]
+    assert f"{100 * real[-1]['value']:.1f}" in head and "are right after 4 turns" in head
+    assert "above a blind redraw" in head and "the SFT checkpoint" in head
+    assert "Accuracy by turn beside both controls" in head
+
+
+def test_rl_begins_with_its_health_in_words(page):
+    told = page.text.split("Health of RL")[2]
+    assert "Groups with a spread in reward" in told and "at least 40 %" in told
+    assert "RL is learning" in told.split("Training")[0]
 
 
 def test_a_gate_that_was_switched_off_is_said_aloud(changed):
@@ -167,10 +187,10 @@ def test_secrets_of_recipe_and_failures_stay_out(changed, monkeypatch):
 @pytest.mark.parametrize(
     ("missing", "words", "section"),
     [
-        ("evaluation", "evaluation: no checkpoint has been evaluated yet", "refinement"),
-        ("samples", "picture strips: no samples have been drawn yet", "samples"),
-        ("metrics.jsonl", "training curves: no training stage has logged a step yet", "training"),
-        ("evaluation/comparison.json", "RL against baselines: the comparison has not run", "baselines"),
+        ("evaluation", "evaluation (no checkpoint has been evaluated yet)", "refinement"),
+        ("samples", "picture strips (no samples have been drawn yet)", "samples"),
+        ("metrics.jsonl", "training curves (no training stage has logged a step yet)", "training"),
+        ("evaluation/comparison.json", "RL against baselines (the comparison has not run)", "baselines"),
     ],
 )
 def test_a_missing_part_is_left_out_with_a_line_that_says_why(changed, missing, words, section):

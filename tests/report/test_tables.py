@@ -50,8 +50,9 @@ def test_a_judge_who_answered_nothing_prefers_nothing():
 def test_statistics_of_the_pixels_are_rows_with_their_change_since_the_first_image():
     found = {"sharpness": {"level": [measure(1204.5), measure(602.2)], "change": [None, measure(0.5)]}}
     rows = {row.label: row for row in tables.by_turn([evaluation(statistics=found)]).rows}
-    assert [cell.text for cell in rows["real"].cells] == ["1,204.5", "602.2"] and rows["real"].group == "sharpness"
-    assert [cell.text.replace(tables.NARROW_SPACE, " ") for cell in rows["real ÷ turn 1"].cells] == ["–", "0.50 ×"]
+    assert [cell.text for cell in rows["refined"].cells] == ["1,204.5", "602.2"]
+    assert rows["refined"].group == "sharpness"
+    assert [cell.text.replace(tables.NARROW_SPACE, " ") for cell in rows["refined ÷ turn 1"].cells] == ["–", "0.50 ×"]
     assert tables.by_turn([evaluation()]).rows == []
 
 

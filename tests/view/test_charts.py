@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from irg_rl.evaluate.health import series
 from irg_rl.view import charts
-from irg_rl.view.curves import MOST_POINTS, Chart, CurveLine, chart_of, series, thinned
+from irg_rl.view.curves import MOST_POINTS, Chart, CurveLine, chart_of, thinned
 
 
 def test_ticks_are_round_numbers_inside_the_range():

@@ -2,9 +2,9 @@
 
 import pytest
 
-from irg_rl.view.curves import series
+from irg_rl.evaluate.health import headline, health, in_order, scorer_failures, seconds_by_part, series
+from irg_rl.view.group_health import health_of_groups
 from irg_rl.view.groups import StoredGroup
-from irg_rl.view.health import headline, health, health_of_groups, in_order, scorer_failures, seconds_by_part
 
 
 def rows(**values: list[float]) -> list[dict]:
@@ -52,6 +52,16 @@ def test_the_worst_turn_decides_about_a_clip_share():
 
 def test_an_expert_without_gradients_is_found_beside_others():
     assert status("Gradient norm per expert", grad_norm__und=[0.2] * 3, grad_norm__gen=[0.0] * 3) == "bad"
+
+
+@pytest.mark.parametrize(
+    ("images", "stopped", "expected"), [(1.0, 0.0, "missing"), (1.0, 1.0, "warn"), (2.0, 0.0, "warn")]
+)
+def test_rl_of_one_image_is_not_asked_for_refinement(images, stopped, expected):
+    found = rows(images=[images] * 3, stopped=[stopped] * 3, grad_norm__und=[0.1] * 3, grad_norm__vision=[0.0] * 3)
+    lines = {line.title: line.status for line in health(series(found))}
+    assert lines["Trajectories stopped"] == expected
+    assert lines["Gradient norm per expert"] == ("good" if expected == "missing" else "bad")
 
 
 def test_a_number_that_is_not_logged_is_named_and_not_guessed():

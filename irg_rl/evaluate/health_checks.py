@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from irg_rl.view.charts import shown
-
 GOOD, WARN, BAD, PLAIN, MISSING = "good", "warn", "bad", "plain", "missing"
 """Status of a line. `plain` has no threshold. `missing` has no values."""
 RECENT = 10
@@ -80,6 +78,17 @@ def moved(values: list[float]) -> str:
 
 def no_threshold(values: list[float]) -> str:
     return PLAIN
+
+
+def shown(value: float) -> str:
+    """Return a number as a short text with about three significant digits."""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    else:
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    return text.replace("-", "\N{MINUS SIGN}") if text.startswith("-") else text
 
 
 def percent(value: float) -> str:

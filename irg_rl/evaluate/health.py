@@ -1,19 +1,18 @@
 """Turns the metrics of RL into lines that say whether RL is healthy: a value, a threshold, and words.
 
-A line without values says which number is missing in metrics.jsonl. Nothing is guessed. Some numbers are computed from
-stored groups, because metrics.jsonl does not have them.
+A line without values says which number is missing in metrics.jsonl. Nothing is guessed. Both `irg-rl view` and the
+report lead RL with these lines. `view` adds lines that are computed from stored groups, because metrics.jsonl does not
+have their numbers.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
-from irg_rl.view.charts import shown
-from irg_rl.view.curves import Points
-from irg_rl.view.groups import StoredGroup, advantage_spread
-from irg_rl.view.health_checks import (
+from irg_rl.evaluate.health_checks import (
     BAD,
     CHECKS,
     GOOD,
@@ -22,13 +21,14 @@ from irg_rl.view.health_checks import (
     RECENT,
     WARN,
     HealthCheck,
-    Judge,
-    above,
-    percent,
 )
 
 ORDER = (BAD, WARN, GOOD, PLAIN, MISSING)
-NOT_STORED = "Not in metrics.jsonl. It is computed from stored groups, and there are none yet (rl.look_every)."
+OF_REFINEMENT = ("stopped", "grad_norm/vision")
+"""Logged numbers that say nothing if there is no refinement."""
+RESERVED = ("stage", "step", "time")
+Points = list[tuple[float, float]]
+"""The values of a logged number: (step, value), in the order of the steps."""
 
 
 @dataclass(frozen=True)
@@ -42,56 +42,31 @@ class HealthLine:
     parts: list[tuple[str, str]] = field(default_factory=list)  # name of a number -> its newest value
 
 
+def series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """Return `stage/name` -> points (step, value) for every logged number of a run, in the order of the steps. Values
+    that are not finite numbers are left out."""
+    found: dict[str, dict[float, float]] = {}
+    for row in metrics:
+        for name, value in row.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+            if is_number and name not in RESERVED:
+                found.setdefault(f"{row['stage']}/{name}", {})[float(row["step"])] = float(value)
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
 def health(series: Mapping[str, Points], stage: str = "rl") -> list[HealthLine]:
-    """Return one line per check. `series` has the points of every logged number, by `stage/name`."""
+    """Return one line per check. `series` has the points of every logged number, by `stage/name`. Numbers of refinement
+    are left out if RL draws only one image per trajectory: nothing can stop there, and the vision tower sees nothing.
+    """
+    if draws_once(series, stage):
+        series = {name: points for name, points in series.items() if name.partition("/")[2] not in OF_REFINEMENT}
     return [_line(check, series, stage) for check in CHECKS]
 
 
-def health_of_groups(looks: Sequence[Sequence[StoredGroup]], place: str) -> list[HealthLine]:
-    """Return lines that metrics.jsonl does not have, computed from stored groups. `looks` has the groups of each update
-    of which some were stored, in the order of the updates. `place` says which update is the newest, in words."""
-    rewards = [[group.spread for group in groups if group.spread is not None] for groups in looks]
-    spreads = [fmean(found) for found in rewards if found]
-    newest = looks[-1] if looks else []
-    told = f"From the {len(newest)} stored groups of {place}." if newest else NOT_STORED
-    kinds = advantage_spread(newest)
-    texts, cut = sum(group.texts for group in newest), sum(group.unfinished for group in newest)
-    return [
-        _of_groups(
-            "Reward spread within groups", spreads, shown, "above 0", told, above_zero,
-            "Standard deviation of the rewards of the last images within a group, mean over groups.",
-        ),
-        _of_groups(
-            "Advantage spread per kind of segment", list(kinds.values()), shown, "above 0", told,
-            all_above_zero,
-            "Standard deviation of the advantages. A kind of segment without a spread is not trained.",
-            [(f"{modality} of turn {turn + 1}", shown(value)) for (modality, turn), value in kinds.items()],
-        ),
-        _of_groups(
-            "Texts cut at the token limit", [cut / texts] if texts else [], percent, "at most 5 %", told,
-            above(0.05, 0.2), "Share of texts that never ended by themselves.",
-        ),
-        HealthLine("Malformed texts", MISSING, "\N{EN DASH}", "", "Not logged by this version."),
-    ]  # fmt: skip
-
-
-def above_zero(values: list[float]) -> str:
-    return GOOD if values[-1] > 0 else BAD
-
-
-def all_above_zero(values: list[float]) -> str:
-    return GOOD if min(values) > 0 else WARN
-
-
-def _of_groups(
-    title: str, values: list[float], show: Callable[[float], str], limit: str, told: str, judge: Judge, words: str,
-    parts: list[tuple[str, str]] | None = None,
-) -> HealthLine:
-    """Return a line about stored groups. Without values, it says why there are none."""
-    if not values:
-        return HealthLine(title, MISSING, "\N{EN DASH}", limit, told)
-    value = "" if parts else show(values[-1])
-    return HealthLine(title, judge(values), value, limit, f"{words} {told}", values if not parts else [], parts or [])
+def draws_once(series: Mapping[str, Points], stage: str) -> bool:
+    """Return whether no trajectory has had a second image, although none has stopped."""
+    images, stopped = (series.get(f"{stage}/{name}", []) for name in ("images", "stopped"))
+    return bool(images and stopped) and all(v <= 1 for _, v in images) and not any(v for _, v in stopped)
 
 
 def in_order(lines: Sequence[HealthLine]) -> list[HealthLine]:
