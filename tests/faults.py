@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -47,6 +47,9 @@ LONGEST_S = 300.0
 """How many seconds one command of a case may take."""
 LEFT_BEHIND_S = 20.0
 """How many seconds the processes of a run may live on after its driver has ended."""
+RAYS_AGENTS, AGENTS_S = ("ray::DashboardAgent", "ray::RuntimeEnvAgent"), 90.0
+"""Two processes of Ray, and how many seconds they may live on after the driver was killed. They try for a minute to
+tell Ray's server about it, and then end. They hold no group, no GPU and no file of the run."""
 TINY = (
     "vae.steps=20", "rewards.training_steps=4", "task_options.own_images=8", "sft.base.steps=4", "sft.stage1.steps=6",
     "sft.stage2.steps=4", "sft.checkpoint_every=2", "sft.validate_every=3", "rl.updates=3", "evaluation.prompts=8",
@@ -126,12 +129,17 @@ class Descendants(threading.Thread):
                 self.found.update(self.top.children(recursive=True))
 
     def alive(self) -> list[psutil.Process]:
-        living = []
-        for process in list(self.found):
-            with suppress(psutil.Error):
-                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                    living.append(process)
-        return living
+        return living(self.found)
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those of the processes that have not ended."""
+    found = []
+    for process in list(processes):
+        with suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 @dataclass(frozen=True)
@@ -241,9 +249,12 @@ def play(
         return (Outcome.HOLDS if done.returncode == 0 else Outcome.FAILS), last[:200]
     run, undisturbed = work / "run", whole(case if _has_other_weights(case) else None)
     begun(whole(None), run, case)
+    agents: list[psutil.Process] = []
     try:
-        told = _disturbed(case, run, longest_s)
+        told = _disturbed(case, run, longest_s, agents)
         _finished(case, run, undisturbed, longest_s)
+        psutil.wait_procs(agents, timeout=AGENTS_S)
+        assert not living(agents), f"Ray's agents were left behind: {living(agents)}"
     except (AssertionError, subprocess.TimeoutExpired) as error:
         return Outcome.FAILS, " ".join(str(error).split())[:600]
     return Outcome.HOLDS, told
@@ -254,9 +265,10 @@ def _has_other_weights(case: Case) -> bool:
     return case.same_weights and any(name.endswith(("learner_ranks", "packs_per_step")) for name in case.changes)
 
 
-def _disturbed(case: Case, run: Path, longest_s: float) -> str:
-    """Run the command that is disturbed, and check how it ends. Return its last line."""
-    code, said = _command(run, ("resume", str(run)), longest_s, case)
+def _disturbed(case: Case, run: Path, longest_s: float, agents: list[psutil.Process]) -> str:
+    """Run the command that is disturbed, and check how it ends. Return its last line. Ray's agents that still live are
+    added to `agents`."""
+    code, said = _command(run, ("resume", str(run)), longest_s, case, agents)
     assert code in case.codes, f"exit code {code}, not {case.codes}: {said[-600:]}"
     if case.faults:
         expected = sum(fault.get("times", 1) for fault in case.faults)
@@ -307,9 +319,15 @@ def _require_ledger(run: Path) -> dict[str, Any]:
     return facts
 
 
-def _command(run: Path, words: Sequence[str], longest_s: float, case: Case | None = None) -> tuple[int, str]:
+def _command(
+    run: Path,
+    words: Sequence[str],
+    longest_s: float,
+    case: Case | None = None,
+    agents: list[psutil.Process] | None = None,
+) -> tuple[int, str]:
     """Run a command to its end, with the disturbance of the case. Return (exit code, output). Raises AssertionError if
-    processes are left behind."""
+    processes are left behind. If the driver was killed, Ray's agents are added to `agents` instead."""
     said, command = run.with_name("said"), words_of(*words)
     if case is not None and case.limits:
         command = ["unshare", "-m", "bash", "-c", f'{case.limits.replace("RUN", str(run))} && exec "$@"', "", *command]
@@ -325,9 +343,12 @@ def _command(run: Path, words: Sequence[str], longest_s: float, case: Case | Non
             case.meddle(Playing(run, process))
         code = process.wait(timeout=longest_s)
         end = time.monotonic() + LEFT_BEHIND_S
+        if code < 0 and agents is not None:
+            agents += [one for one in descendants.alive() if _name_of(one).startswith(RAYS_AGENTS)]
+            descendants.found.difference_update(agents)
         while descendants.alive() and time.monotonic() < end:
             time.sleep(0.2)
-        left = [" ".join(one.cmdline())[:80] for one in descendants.alive()]
+        left = [_name_of(one) for one in descendants.alive()]
     except subprocess.TimeoutExpired as error:
         raise AssertionError(f"no end after {longest_s:g} s: {said.read_text()[-600:]}") from error
     finally:
@@ -338,6 +359,12 @@ def _command(run: Path, words: Sequence[str], longest_s: float, case: Case | Non
             one.kill()
     assert not left, f"processes were left behind: {', '.join(left)}"
     return code, said.read_text(errors="replace")
+
+
+def _name_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())[:80]
+    return "a process that has just ended"
 
 
 def run_all(cases: Sequence[Case], root: Path, results: Path, longest_s: float = LONGEST_S) -> Iterator[Result]:
