@@ -25,7 +25,18 @@ from typing import Any
 import psutil
 
 from irg_rl import faults
-from tests.faults import ROOT, Case, Descendants, Playing, begun, environment, heed_signals, reference, words_of
+from tests.faults import (
+    AGENTS_S,
+    ROOT,
+    Case,
+    Descendants,
+    Playing,
+    begun,
+    environment,
+    heed_signals,
+    reference,
+    words_of,
+)
 
 RUN = Case("soak", "rl", changes={
     "rl.updates": 1_000_000, "rl.checkpoint_every": 2, "rl.look_every": 0, "engine.deadline_s": 90.0,
@@ -39,7 +50,7 @@ KINDS = (
 )  # fmt: skip
 END_S = 240.0
 """How long a run may take to end after a fault that ends it. It must have ended or made an update by then."""
-LEFT_BEHIND_S = 20.0
+LEFT_BEHIND_S = AGENTS_S  # Ray's agents live on for a minute after a killed driver
 STUCK = 5
 """After so many parts in a row without an update, the soak ends."""
 

@@ -158,7 +158,7 @@ class JudgeClient:
     def _post(self, question: Question) -> Reply:
         """Send a question, with retries, and return the server's reply with status 200. Raises JudgeFailure or
         ScorerUnavailable if there is no such reply."""
-        if refusal := self.breaker.refusal():
+        if refusal := self.breaker.wait():
             raise JudgeFailure(f"the judge at {self.endpoint.url} is not asked: {refusal}")
         message = {"messages": [{"role": "user", "content": question.content()}]}
         attempt, problem, is_alive = 0, "", False

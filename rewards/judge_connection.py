@@ -48,8 +48,8 @@ def connect(
 
     A failed call is repeated up to `retries` times. The n-th retry waits `backoff * 2**(n-1)` seconds, or longer if the
     server asks for it, and then a random share of this time more, at most `jitter`. After `breaker_after` questions in
-    a row without any answer, other questions fail at once for `breaker_pause` seconds (rewards/breaker.py). 0 turns
-    this off.
+    a row without any answer, other questions wait for `breaker_pause` seconds, and fail if the server does not answer
+    then, either (rewards/breaker.py). 0 turns this off.
 
     At most `cache_size` answers are kept in memory. `cache_folder` names a folder in which all answers are kept; they
     are used again by later runs. Empty: none. It needs a `model`, because the name of the model says whose answers they
@@ -74,7 +74,7 @@ def connect(
             "at least 0 and 1, and 0 to 20"
         )
     if taken := RESERVED & set(extra_body or {}):
-        raise InputError(f"judge extra_body: {', '.join(sorted(taken))} is the program's own to say")
+        raise InputError(f"judge extra_body: {', '.join(sorted(taken))} may not be set: the program sets it")
     if cache_folder and model == UNNAMED:
         raise InputError("judge cache_folder: name the judge's `model`, or another judge would get this one's answers")
     endpoint = Endpoint(base_url.rstrip("/") + "/chat/completions", timeout, api_key_env, headers, key_over_http)

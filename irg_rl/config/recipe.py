@@ -410,8 +410,9 @@ class Recipe(Section):
 
 WITHOUT_EFFECT: dict[str, Any] = {
     "output_dir": True, "description": True, "budget_minutes": True, "tracking": True, "faults": True,
-    "engine": {"object_store_mb", "stop_grace_s", "address", "placement"}, "sft": {"data_workers", "latents"},
-    "rl": {"alarms", "look_every", "look_mb"}, "evaluation": {"keep_mb"},
+    "engine": {"object_store_mb", "stop_grace_s", "address", "placement"}, "evaluation": {"keep_mb"},
+    "sft": {"data_workers", "latents", "rejected_share"}, "rl": {"alarms", "look_every", "look_mb"},
+    "rewards": {"offload"},
 }  # fmt: skip
 """Settings that do not change the result of a run. They are not part of the digest, so they may be changed in the
 `recipe.yaml` of a run before it is resumed."""

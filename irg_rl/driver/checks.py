@@ -3,6 +3,7 @@ and does this machine have what the recipe needs?"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -237,7 +238,9 @@ def ask_server(recipe: Recipe, scorer: ScorerRecipe) -> None:
     Raises ScorerUnavailable if the server does not answer.
     """
     options = spec_of(recipe, scorer, Path("scorers"))["options"]
-    patience = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
+    patience: dict[str, Any] = {"timeout": min(scorer.timeout_s, JUDGE_PATIENCE_S), "retries": 0}
+    if isinstance(options.get("splitter"), dict):
+        patience["splitter"] = options["splitter"] | {"timeout": JUDGE_PATIENCE_S, "retries": 0}
     server = scorer_constructor(scorer.kind, scorer.of)(**options | patience, name=scorer.name)
     assert isinstance(server, JudgeScorer | AtomicScorer | RemoteScorer)
     server.check()

@@ -166,10 +166,11 @@ def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> 
             learners.keep_bad(groups)
             tracker.log("rl", learners.updates, {**result, "seconds/learn": time.monotonic() - began})
             due = learners.updates % rl.checkpoint_every == 0 and not learners.bad
-            if due or learners.updates == rl.updates or learners.bad == 1 or stopping.asked():
+            is_ending = stopping.asked()  # asked once: what is not saved is not said to be
+            if due or learners.updates == rl.updates or learners.bad == 1 or is_ending:
                 learners.save({})
                 run.count_time("rl")
             learners.require_finite()
-            if stopping.asked():
+            if is_ending:
                 stopping.end(f"update {learners.updates} of rl")
             progress.advance(note=f"{shown} {result.get(shown, math.nan):.3f}")

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from irg_rl.config import Recipe, RecipeError, parse_recipe
 from irg_rl.errors import InputError, UserError
+from irg_rl.faults import ALLOWED
 from irg_rl.imports import remember_folders, user_folders
 from irg_rl.redact import remember_secret
 from irg_rl.text_in import read_json, read_text
@@ -101,7 +102,8 @@ class Run:
         try:
             recipe = parse_recipe(yaml.safe_load(read_text(path)), where=str(path))
         except RecipeError as error:
-            raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
+            other = "" if ALLOWED in str(error) else "\nthe run was made by another version of irg-rl"
+            raise RunError(f"{error}{other}") from error
         except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path} is damaged ({error}); start the run anew") from error
         entries = _read(_STAGES, stages) if stages.is_file() else {}
@@ -236,8 +238,11 @@ def _remember_keys(recipe: Recipe) -> None:
     """From now on, hide in all output the values of the environment variables that the recipe names in
     `api_key_env`."""
     for scorer in recipe.rewards.scorers:
-        if scorer.api_key_env:
-            remember_secret(scorer.api_key_env)
+        splitter = scorer.options.get("splitter")
+        given = (scorer.options, splitter if isinstance(splitter, dict) else {})
+        for name in (scorer.api_key_env, *(options.get("api_key_env") for options in given)):
+            if isinstance(name, str) and name:
+                remember_secret(name)
 
 
 def environment(recipe: Recipe) -> dict:

@@ -150,7 +150,7 @@ def check_gate_holds(run: Run, after: str) -> None:
         if after == "sft":
             why = "gate off" if gate.mode == "off" else "the gate applies after RL"
             if entry.get("verdict") == NOT_JUDGED:
-                told, style = "so few prompts say nothing about refinement", ""
+                told, style = "so few cases say nothing about refinement", ""
             else:
                 told, style = f"refinement does not pass the gate ({reasons})", "yellow"
             console.print(f"{why}: RL starts although {told}", style=style)

@@ -142,7 +142,7 @@ class GateReport:
 
     def __rich__(self) -> Table:
         rows = max(line.measure.n for line in self.lines)
-        few = f" on so few prompts (n={rows})" if self.verdict == NOT_JUDGED else ""
+        few = f" on so few cases (n={rows})" if self.verdict == NOT_JUDGED else ""
         table = Table(title=f"Gate: {TITLES[self.verdict]}{few} (turn {self.turn + 1} against the first image)")
         for heading in ("requirement", "measured", "95 % interval", "asked", "n", "sets", ""):
             table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")

@@ -31,14 +31,17 @@ class ScorerMemory:
 def scorer_memory(scorer: ScorerRecipe, image_size: tuple[int, int]) -> ScorerMemory | None:
     """Return the memory of a scorer that scores images of `image_size` (height, width). Return None if its model is not
     known. Such a model is a class of the user, an architecture that open_clip does not have, a small model that the run
-    trains, or a folder that is not on this machine."""
+    trains, a folder that is not on this machine, or a folder of a model whose sizes have other names."""
     if scorer.kind in OPEN_CLIP_KINDS:
         return _open_clip(scorer)
     known = {"pickscore": _pickscore, "mllm": _mllm}
     path = scorer.options.get("path", scorer.path)
     if scorer.kind not in known or path is None or not (Path(path) / "config.json").is_file():
         return None
-    return known[scorer.kind](scorer, Path(path), image_size)
+    try:
+        return known[scorer.kind](scorer, Path(path), image_size)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError):  # a configuration with other names of sizes
+        return None
 
 
 def on_gpu(recipe: Recipe) -> int:

@@ -10,7 +10,7 @@ from irg_rl.report.words import arm_words
 HEADS = {
     PASSED: "Refinement is real.",
     NOT_PASSED: "Refinement is not shown.",
-    NOT_JUDGED: "Too few prompts to judge refinement.",
+    NOT_JUDGED: "Too few cases to judge refinement.",
 }
 ARTICLES = {"redraw": "a "}
 SFT_CHECKPOINT = "SFT checkpoint"

@@ -116,7 +116,7 @@ def test_few_prompts_neither_pass_nor_fail_the_gate_and_what_it_stops_stays(tabl
     console = Console(record=True, width=160)
     console.print(few)
     printed = console.export_text()
-    assert "not judged on so few prompts (n=24)" in printed and printed.count("too few") == 3
+    assert "not judged on so few cases (n=24)" in printed and printed.count("too few") == 3
 
     enough = check_gate(*arms(table))
     assert enough.passed and enough.verdict == gate.PASSED

@@ -1,5 +1,7 @@
 """After many questions without an answer a server is left in peace for a while."""
 
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
 from rewards.breaker import Breaker
 
 
@@ -46,6 +48,28 @@ def test_after_the_pause_one_question_is_let_through_and_decides():
     assert not breaker.refusal()
     breaker.answered()
     assert [bool(breaker.refusal()) for _ in range(3)] == [False] * 3
+
+
+def test_others_wait_for_the_question_that_is_let_through_and_then_follow_it():
+    """A server that is away for a moment costs no more questions than those that had failed."""
+    breaker = Breaker(after=1, pause=0.2)
+    breaker.failed("refused")
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(breaker.wait) for _ in range(4)]
+        first = next(as_completed(waiting)).result()  # the one that is let through
+        breaker.answered()
+        assert first == "" and [one.result(timeout=5) for one in waiting] == [""] * 4
+
+
+def test_those_that_wait_fail_if_the_question_that_was_let_through_does():
+    breaker = Breaker(after=1, pause=0.2)
+    breaker.failed("refused")
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(breaker.wait) for _ in range(4)]
+        assert next(as_completed(waiting)).result() == ""
+        breaker.failed("HTTP 503")
+        told = sorted(one.result(timeout=5) for one in waiting)
+    assert told[0] == "" and all("no answer to the last 2 questions" in one for one in told[1:])
 
 
 def test_it_can_be_turned_off():

@@ -394,16 +394,22 @@ def test_a_cache_on_disk_needs_a_named_model(tmp_path):
         JudgeScorer("http://127.0.0.1:1/v1", cache_folder=str(tmp_path))
 
 
-def test_a_dead_judge_is_left_in_peace_and_asked_again_after_a_while():
+def test_a_dead_judge_is_left_in_peace_and_the_others_are_asked_after_a_while():
     dead_at_first = lambda number, body: (503, "busy", 0.0) if number <= 3 else (200, completion("yes"), 0.0)  # noqa: E731
     settings = {"retries": 0, "concurrency": 1, "breaker_after": 3, "breaker_pause": 0.3, **FAST}
     with endpoint(dead_at_first) as (url, requests):
         judge = JudgeScorer(url, **settings)
-        assert judge.score([image(level) for level in range(6)], [PROMPT] * 6) == [None] * 6
-        assert len(requests) == 3, "the other three failed at once"
-        assert "is not asked: no answer to the last 3 questions" in judge.last_error
-        time.sleep(0.35)
-        assert judge.score([image(1), image(2)], [PROMPT] * 2) == [1.0, 1.0]
+        began = time.monotonic()
+        assert judge.score([image(level) for level in range(6)], [PROMPT] * 6) == [None] * 3 + [1.0] * 3
+        assert len(requests) == 6 and time.monotonic() - began > 0.25, "the fourth had to wait"
+
+
+def test_a_judge_that_stays_dead_fails_those_that_wait_together():
+    with endpoint(always(503, "busy")) as (url, requests):
+        judge = JudgeScorer(url, retries=0, concurrency=4, breaker_after=4, breaker_pause=0.3, **FAST)
+        assert judge.score([image(level) for level in range(12)], [PROMPT] * 12) == [None] * 12
+        assert len(requests) < 12, "not all were asked"
+        assert "is not asked: no answer to the last" in judge.last_error
 
 
 def test_refusals_are_answers_and_do_not_open_the_breaker():
