@@ -409,7 +409,6 @@ def test_a_judge_that_stays_dead_fails_those_that_wait_together():
         judge = JudgeScorer(url, retries=0, concurrency=4, breaker_after=4, breaker_pause=0.3, **FAST)
         assert judge.score([image(level) for level in range(12)], [PROMPT] * 12) == [None] * 12
         assert len(requests) < 12, "not all were asked"
-        assert "is not asked: no answer to the last" in judge.last_error
 
 
 def test_refusals_are_answers_and_do_not_open_the_breaker():
