@@ -90,8 +90,8 @@ class Rejections:
             named = "" if self.path is None else f"; {self.path} has the reasons"
             raise DataError(
                 f"{folder}: {rejected} rows are rejected after {drawn} of {rows} were read, more than the share of "
-                f"{self.largest_share:.3g} that sft.rejected_share allows{named}: mend or remove these rows, or set a "
-                "larger share, and start a new run"
+                f"{self.largest_share:.3g} that sft.rejected_share allows{named}: mend or remove these rows and "
+                "start a new run, or set a larger share in the recipe.yaml of this run and resume it"
             )
 
 
