@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
 from irg_rl.trajectory import Prompt
 from rewards import openclip
@@ -39,14 +40,27 @@ def mllm(folder):
     return MllmScorer(folder, precision="fp32", max_tokens=1)
 
 
+def weights_of(owner) -> set[int]:
+    """The ids of all weights in the attributes of an object, and in the attributes of these."""
+    inside = [one for value in vars(owner).values() for one in (value, *getattr(value, "__dict__", {}).values())]
+    return {id(weight) for one in inside if isinstance(one, nn.Module) for weight in one.parameters()}
+
+
 @pytest.mark.parametrize("made", [clip, pickscore, mllm])
-def test_scores_after_it_are_those_before(tmp_path, made):
-    scorer = made(tmp_path)
+def test_scores_after_it_are_those_before(tmp_path, made, monkeypatch):
+    """All weights that the scorer has are moved, to main memory and back. A CPU cannot tell where they are, so this
+    writes the moves down."""
+    scorer, moves = made(tmp_path), []
+    held = weights_of(scorer)
+    assert held and held == {id(p) for model in scorer.models() for p in model.parameters()}
+    for model in scorer.models():
+        monkeypatch.setattr(model, "to", lambda place, model=model, to=model.to: moves.append(str(place)) or to(place))
     images = [np.full((32, 32, 3), level, dtype=np.uint8) for level in (10, 200)]
     prompts = [Prompt("a", "red circle")] * 2
     before = scorer.score(images, prompts)
     offload = Offload([scorer])
     offload.rest()
-    assert [model for model, _ in offload.away] == scorer.models()
+    assert [model for model, _ in offload.away] == scorer.models() and moves == ["cpu"] * len(scorer.models())
     offload.wake()
+    assert len(moves) == 2 * len(scorer.models()) and not offload.away
     assert scorer.score(images, prompts) == before and None not in before
