@@ -23,7 +23,6 @@ from irg_rl.model.unified import UnifiedModel
 from irg_rl.prompts import read_prompts, write_prompts
 from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
-from rewards.training import train_clip, train_hps
 from sft.autoencoder import reconstruct, train_autoencoder
 
 BASE = "models/base"
@@ -179,6 +178,8 @@ def make_scorers(run: Run, facts: dict) -> None:
     on_the_spot = trained_scorers(run.recipe)
     if not on_the_spot:
         return
+    from rewards.training import train_clip, train_hps  # imported here, because importing open_clip takes seconds
+
     steps, rows = run.recipe.rewards.training_steps, []
     examples_of = as_world(task_of(run.recipe)).scorer_examples
     with bar("scorers: CLIP", steps) as progress:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,6 +29,9 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(self, config: VAEConfig, latent_patch_size: int) -> None:
+        # Imported here because the import takes seconds, and critics and most commands make no autoencoder.
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
         super().__init__()
         self.config = config
         self.latent_patch_size = latent_patch_size

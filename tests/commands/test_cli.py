@@ -96,6 +96,17 @@ def test_help_loads_no_heavy_package():
     assert done.stdout.split(maxsplit=2) == [str(len(COMMANDS) + 2), "0", "[]\n"]
 
 
+def test_the_processes_of_a_run_import_only_what_they_use():
+    """Each package here takes a second or more. An autoencoder, adapters or a scorer of images import them."""
+    code = (
+        "import sys, irg_rl.driver.stages, irg_rl.driver.critic, irg_rl.algorithms.learner, rollouts.worker\n"
+        "seldom = ('diffusers', 'open_clip', 'torchvision', 'timm', 'peft', 'torch._dynamo', 'torch._inductor')\n"
+        "print([name for name in seldom if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
 def test_an_unknown_command_is_a_usage_error(irg_rl):
     answer = irg_rl("trian")
     assert answer.code == 2 and "train" in answer.err
