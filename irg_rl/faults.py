@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from irg_rl.errors import InputError
+
 ALLOWED = "IRG_RL_FAULTS"
 """Name of the environment variable that must be 1 for a recipe to have faults."""
 ARMED = "IRG_RL_ARMED_FAULTS"
@@ -27,11 +29,22 @@ FOLDER = "faults"
 
 def arm(run: Path, faults: Sequence[Mapping[str, Any]]) -> None:
     """Let the faults happen in this process and in all processes that it starts from now on. `run` is the folder of the
-    run. An empty list disarms the faults of an earlier run."""
+    run. An empty list disarms the faults of an earlier run. Raises InputError without the permission to let faults
+    happen."""
     os.environ.pop(ARMED, None)
     if faults:
+        require_permission()
         os.environ[ARMED] = json.dumps({"run": str(run.absolute()), "faults": [dict(fault) for fault in faults]})
     _armed.cache_clear()
+
+
+def require_permission() -> None:
+    """Raise InputError if the environment does not allow faults."""
+    if os.environ.get(ALLOWED) != "1":
+        raise InputError(
+            f"faults: they happen on purpose and are for tests: set {ALLOWED}=1 in the environment to allow them, or "
+            "leave the section out"
+        )
 
 
 def environment() -> dict[str, str]:

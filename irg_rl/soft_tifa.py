@@ -51,7 +51,7 @@ def first_token_probability(completion: Any, spellings: Sequence[str]) -> float:
         ) from error
     if not first:
         raise NoProbabilities("no alternatives of the first token in the answer")
-    return min(sum(p for token, p in probabilities(first) if token in spellings), 1.0)
+    return min(math.fsum(p for token, p in probabilities(first) if token in spellings), 1.0)
 
 
 def probabilities(alternatives: Iterable[tuple[str, Any]]) -> list[tuple[str, float]]:

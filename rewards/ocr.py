@@ -16,6 +16,8 @@ from irg_rl.trajectory import Prompt
 from rewards.base import Image, Score, ScorerUnavailable, require_pairs
 
 PACKAGES = ("rapidocr", "onnxruntime")
+FIELD = "text"
+"""The usual field of a prompt's metadata that has its text."""
 TESTED = "open"
 """The text that `OcrScorer.check` writes and reads."""
 MOST_SIDE = 960
@@ -69,7 +71,7 @@ class OcrScorer:
     without any text has no score: limit the scorer to other prompts with `when`.
     """
 
-    def __init__(self, name: str = "ocr", field: str = "text") -> None:
+    def __init__(self, name: str = "ocr", field: str = FIELD) -> None:
         self.name, self.last_error, self.field = name, "", field
         for package in PACKAGES:
             if importlib.util.find_spec(package) is None:
@@ -98,10 +100,7 @@ class OcrScorer:
     def _score(self, image: Image, prompt: Prompt) -> Score:
         wanted = wanted_texts(prompt, self.field)
         if not wanted:
-            self.last_error = (
-                f"prompt {prompt.id!r} asks for no text, neither in its metadata field {self.field!r} nor in quotes: "
-                "limit the scorer to other prompts with `when`"
-            )
+            self.last_error = why_no_text(prompt, self.field)
             return None
         found = self.read(image)
         return sum(text_score(text, found) for text in wanted) / len(wanted)
@@ -126,6 +125,16 @@ def written(text: str, size: int = 44, width: int = 320, height: int = 96) -> Im
     font = ImageFont.load_default(size=size)
     ImageDraw.Draw(picture).text((width // 20, height // 4), text, fill="black", font=font)
     return np.asarray(picture)
+
+
+def why_no_text(prompt: Prompt, field: str) -> str | None:
+    """Return an error message if the prompt asks for no text, and None if it asks for one."""
+    if wanted_texts(prompt, field):
+        return None
+    return (
+        f"prompt {prompt.id!r} asks for no text, neither in its metadata field {field!r} nor in quotes: limit the "
+        "scorer to other prompts with `when`"
+    )
 
 
 def wanted_texts(prompt: Prompt, field: str) -> list[str]:

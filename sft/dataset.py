@@ -48,11 +48,15 @@ class Rejections:
     `is_first` = False. They list only rows of their own packs that turn out to be broken when they are decoded.
 
     `largest_share` is the budget: if more than this share of the rows of a folder is rejected, `require_budget` raises
-    DataError. What is left is then no longer the data that the user wanted to train on."""
+    DataError. What is left is then no longer the data that the user wanted to train on.
+
+    Each of the `ranks` ranks decodes its own packs only. So a rank takes a row that it found to be broken when it was
+    decoded for as many rows as there are ranks."""
 
     path: Path | None = None
     is_first: bool = True
     largest_share: float = 1.0
+    ranks: int = 1
     seen: set[tuple[str, int, int]] = field(default_factory=set)
     _lock: Lock = field(default_factory=Lock)
 
@@ -131,7 +135,8 @@ class RowSource:
         self._usable = 0
         self.last: RowPlace = (*self.groups[0], 0)
         """Where the row stands that `draw` returned last."""
-        self._rejected = set[RowPlace]()  # by this source, since the first epoch began
+        self._rejected = set[RowPlace]()  # when they were drawn, or before a resume, since the first epoch began
+        self._not_decoded = set[RowPlace]()  # by this rank, since it started
 
     @cached_property
     def fingerprint(self) -> str:
@@ -161,7 +166,7 @@ class RowSource:
             raise DataError(f"{self.folder}: the rows changed since the checkpoint; resume with the same data")
         self.epoch, self.group, self.row = state["epoch"], state["group"], state["row"]
         self._usable = state["usable"]
-        self._rejected |= self._rejected_before()
+        self._rejected |= self._rejected_before() - self._not_decoded
 
     def draw(self) -> tuple[Part, ...]:
         """Return the texts and images of the next row that can be trained on. Broken rows before this row are skipped
@@ -185,8 +190,10 @@ class RowSource:
         """Add a row to the list of rejected rows. `decoded` says that it was found to be broken when its images were
         decoded. Raises DataError if too many rows of the folder are rejected."""
         self.rejections.add(place, reason, decoded)
-        self._rejected.add(place)
-        self.rejections.require_budget(self.folder, len(self._rejected), self.drawn, sum(self.rows.values()))
+        if place not in self._rejected:
+            (self._not_decoded if decoded else self._rejected).add(place)
+        rejected = len(self._rejected) + self.rejections.ranks * len(self._not_decoded)
+        self.rejections.require_budget(self.folder, rejected, self.drawn, sum(self.rows.values()))
 
     def reject_last(self, reason: str) -> None:
         """Add the row that `draw` returned last to the list of rejected rows. The caller uses this method if it cannot

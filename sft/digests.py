@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,14 +11,18 @@ from pathlib import Path
 READERS = 4
 """Number of files that are read at the same time. One thread hashes slower than a disk reads."""
 
+MANY_BYTES = 10**10
+"""From how many bytes on a line says that files are read. This takes seconds on a fast disk, minutes on a slow one."""
+
 
 class FileDigests:
     """The sha256 of files, kept in the JSON file `path` (None: only in memory). A kept hash is used again if the file
     still has the same size and the same time of its last change, in nanoseconds. Several processes may use one `path`.
+    `tell` gets a line before files are read that take long.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None = None, tell: Callable[[str], None] = lambda line: None) -> None:
+        self.path, self.tell = path, tell
         self._known: dict[str, str] = {}
 
     def of(self, files: Sequence[Path]) -> list[str]:
@@ -27,6 +31,9 @@ class FileDigests:
         facts = [file.stat() for file in files]
         names = [f"{file.absolute()} {fact.st_size} {fact.st_mtime_ns}" for file, fact in zip(files, facts)]
         new = {name: file for name, file in zip(names, files) if name not in self._known}
+        size = sum(fact.st_size for name, fact in zip(names, facts) if name in new)
+        if size >= MANY_BYTES:
+            self.tell(f"{files[0].parent}: reading {size / 1e9:.0f} GB once, to notice later if data have changed")
         with ThreadPoolExecutor(READERS) as readers:
             self._known.update(zip(new, readers.map(_sha256, new.values())))
         if new and self.path is not None:

@@ -652,6 +652,14 @@ def test_scorers_that_ask_a_judge_have_its_address(scorer, says):
     assert load_recipe(CONFIGS / "shapes-smoke.yaml", [whole]).rewards.scorers[0].timeout_s == 9
 
 
+def test_the_embedded_judge_gives_no_grades():
+    """Every score failed in RL, after SFT."""
+    judge = "rewards.scorers=[{{name: judge, kind: judge, options: {{answer: grade}}{}}}]"
+    with pytest.raises(RecipeError, match="options.answer grade: the embedded judge gives no grades"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [judge.format("")])
+    load_recipe(CONFIGS / "shapes-smoke.yaml", [judge.format(", base_url: 'http://127.0.0.1:9/v1'")])
+
+
 @pytest.mark.parametrize(("overrides", "says"), [
     ([], "rewards.offload has no effect"),
     (["engine.device=cuda"], "rewards.offload has no use: with engine.gpu_share 1"),
@@ -660,6 +668,9 @@ def test_scorers_that_ask_a_judge_have_its_address(scorer, says):
 def test_offloading_scorers_needs_a_learner_on_their_gpu_and_a_pause_in_scoring(overrides, says):
     with pytest.raises(RecipeError, match=says):
         load_recipe(CONFIGS / "shapes-smoke.yaml", ["rewards.offload=true", *overrides])
+    offline = ["rl.algorithm=dpo", "rl.rollouts=stored", "rl.credit=turn", "engine.device=cuda", "engine.gpu_share=0.5"]
+    with pytest.raises(RecipeError, match="rewards.offload has no effect with rl.rollouts"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", ["rewards.offload=true", *offline])
     whole = ["rewards.offload=true", "engine.device=cuda", "engine.gpu_share=0.5"]
     assert load_recipe(CONFIGS / "shapes-smoke.yaml", whole).rewards.offload
 

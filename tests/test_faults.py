@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from irg_rl import faults
-from irg_rl.config import RecipeError, load_recipe
+from irg_rl.config import load_recipe
 from irg_rl.config.faults import Fault
+from irg_rl.driver.checks import machine_problems
+from irg_rl.errors import InputError
 from tests.fault_list import CASES, IN_CI
 from tests.faults import STAGES, Case, Outcome, play
 from tests.paths import CONFIGS
@@ -29,20 +31,30 @@ def armed(tmp_path, monkeypatch):
     faults.arm(tmp_path, [])
 
 
-def test_a_recipe_with_faults_needs_permission_from_the_environment(monkeypatch):
+def test_a_recipe_with_faults_needs_permission_from_the_environment(monkeypatch, tmp_path):
+    """A run with faults can be looked at without the permission."""
     asked = ["faults=[{what: kill, where: stage}]"]
     monkeypatch.delenv(faults.ALLOWED, raising=False)
-    with pytest.raises(RecipeError, match="faults.0: .*set IRG_RL_FAULTS=1 in the environment to allow them"):
-        load_recipe(CONFIGS / "shapes-smoke.yaml", asked)
-    monkeypatch.setenv(faults.ALLOWED, "1")
     with_faults, plain = (load_recipe(CONFIGS / "shapes-smoke.yaml", words) for words in (asked, []))
     assert with_faults.faults[0].what == "kill" and with_faults.digest() == plain.digest()
+    with pytest.raises(InputError, match="faults: .*set IRG_RL_FAULTS=1 in the environment to allow them"):
+        faults.arm(tmp_path, [fault.model_dump() for fault in with_faults.faults])
+    assert faults.environment() == {}
+    problems = machine_problems(with_faults)
+    assert [problem for problem in problems if "IRG_RL_FAULTS" in problem], problems
 
 
-def test_only_a_written_checkpoint_can_be_damaged(monkeypatch):
-    monkeypatch.setenv(faults.ALLOWED, "1")
-    with pytest.raises(ValueError, match="`where` rollout can't be used"):
-        Fault(what="corrupt", where="rollout")
+@pytest.mark.parametrize(("fault", "said"), [
+    ({"what": "corrupt", "where": "rollout"}, "`where` rollout can't be used"),
+    ({"what": "disk_full", "where": "critic"}, "`where` critic can't be used"),
+    ({"what": "kill", "where": "rollout", "of": "1"}, "rollout has no names, so this fault would never happen"),
+    ({"what": "kill", "where": "judge", "step": 2}, "judge counts no steps, so this fault would never happen"),
+    ({"what": "kill", "where": "update", "signal": "SIGHUP"}, "signal: has no effect on kill"),
+    ({"what": "oom", "where": "update", "seconds": 2.0}, "seconds: has no effect on oom; .* hang and slow"),
+])  # fmt: skip
+def test_a_fault_that_could_not_happen_as_it_is_asked_for_is_an_error(fault, said):
+    with pytest.raises(ValueError, match=said):
+        Fault(**fault)
 
 
 def test_nothing_happens_without_faults(tmp_path):

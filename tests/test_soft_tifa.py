@@ -18,6 +18,7 @@ def test_the_score_is_the_mass_of_the_right_first_token_and_is_not_normalised():
     answer = completion("Two", {"Two": math.log(0.4), " 2": math.log(0.1), "Three": math.log(0.3)})
     assert first_token_probability(answer, accepted("two")) == pytest.approx(0.5)
     assert first_token_probability(answer, accepted("four")) == 0.0
+    assert isinstance(first_token_probability(answer, accepted("four")), float), "it was the whole number 0"
     raw = completion("Two", {"Two": math.log(0.4), "ĠTwo": math.log(0.2), "▁2": math.log(0.1), "Three": math.log(0.3)})
     assert first_token_probability(raw, accepted("two")) == pytest.approx(0.7)
 

@@ -1,12 +1,17 @@
 """Faults on purpose, for tests of what a run survives (irg_rl/faults.py)."""
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from irg_rl.faults import ALLOWED
 from irg_rl.sections import Positive, Rate, Section
+
+NAMED = ("stage", "stage_done", "progress", "sft_rank", "learner", "checkpoint", "checkpoint_written")
+"""Places that know `of`."""
+WITHOUT_STEPS = ("stage", "stage_done", "judge")
+"""Places that count no steps."""
+OF_WHAT = {"signal": ("signal",), "seconds": ("hang", "slow")}
+"""Setting -> the faults that it is a setting of."""
 
 
 class Fault(Section):
@@ -37,11 +42,15 @@ class Fault(Section):
 
     @model_validator(mode="after")
     def can_happen(self):
-        if os.environ.get(ALLOWED) != "1":
-            raise ValueError(
-                f"faults happen on purpose and are for tests: set {ALLOWED}=1 in the environment to allow them, or "
-                "leave the section out"
-            )
         if self.what == "corrupt" and self.where != "checkpoint_written":
             raise ValueError(f"corrupt damages a checkpoint that was written, so `where` {self.where} can't be used")
+        if self.what == "disk_full" and self.where not in ("checkpoint", "checkpoint_written"):
+            raise ValueError(f"disk_full happens where a file is written, so `where` {self.where} can't be used")
+        if self.of is not None and self.where not in NAMED:
+            raise ValueError(f"of {self.of!r}: {self.where} has no names, so this fault would never happen")
+        if self.step is not None and self.where in WITHOUT_STEPS:
+            raise ValueError(f"step {self.step}: {self.where} counts no steps, so this fault would never happen")
+        for name, faults in OF_WHAT.items():
+            if vars(self)[name] != type(self).model_fields[name].default and self.what not in faults:
+                raise ValueError(f"{name}: has no effect on {self.what}; it is a setting of {' and '.join(faults)}")
         return self

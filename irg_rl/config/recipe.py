@@ -241,6 +241,8 @@ class Recipe(Section):
     def _of_offload(self) -> list[str]:
         if not self.rewards.offload:
             return []
+        if self.rl is not None and self.rl.rollouts is not None:
+            return ["rewards.offload has no effect with rl.rollouts: stored trajectories are scored already"]
         if self.rl is None or not self.scores_on_gpu:
             return ["rewards.offload has no effect: it moves models of scorers that are on a GPU in RL"]
         if self.engine.gpu_share == 1:

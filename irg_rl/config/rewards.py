@@ -112,6 +112,13 @@ class ScorerRecipe(Section):
         return self
 
     @model_validator(mode="after")
+    def the_embedded_judge_gives_no_grades(self):
+        embedded = self.kind == "judge" and self.base_url is None and "base_url" not in self.options
+        if embedded and self.options.get("answer") == "grade":
+            raise ValueError("options.answer grade: the embedded judge gives no grades; name a judge by base_url")
+        return self
+
+    @model_validator(mode="after")
     def a_model_has_a_path(self):
         released_only = self.kind in WITH_MODEL and self.kind not in OPEN_CLIP_KINDS
         if released_only and self.path is None and "path" not in self.options:

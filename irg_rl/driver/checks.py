@@ -1,12 +1,13 @@
 """Checks whether a recipe (the settings of a run) can be run: are its scorers and its task valid, do its files exist,
 and does this machine have what the recipe needs?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from irg_rl import faults
 from irg_rl.algorithms.base import applying, reward_weights, scorer_conditions
 from irg_rl.cluster.attached import AttachedRay
 from irg_rl.cluster.placement import in_stock, living_nodes
@@ -23,15 +24,17 @@ from irg_rl.errors import InputError
 from irg_rl.model.attention import Backend
 from irg_rl.model.config import ModelConfig
 from irg_rl.model.folder import check_folder, require_sizes
-from irg_rl.prompts import PromptOrder, read_prompts
+from irg_rl.prompts import PromptOrder, fits, read_prompts
 from irg_rl.records import group_folders
 from irg_rl.redact import redact, redact_text
 from irg_rl.task import Task, World, task_of
 from irg_rl.trajectory import Prompt
-from rewards.atomic import AtomicScorer
+from rewards.atomic import AtomicScorer, NoAtoms
 from rewards.base import ScorerUnavailable
 from rewards.build import ScorerSpec, check_spec, scorer_constructor, typed_options
+from rewards.geneval2 import atoms_of
 from rewards.judge import JudgeScorer
+from rewards.ocr import FIELD, why_no_text
 from rewards.remote import RemoteScorer
 from rollouts.request import StopPhrase
 from sft.dataset import DataError, Rejections, RowSource
@@ -47,7 +50,7 @@ def machine_problems(recipe: Recipe) -> list[str]:
     """Check whether this machine, or the cluster that the recipe names, can run the recipe: GPUs, packages, files,
     scorers and judges. Return one message for each problem."""
     problems = gpu_problems(recipe) if recipe.engine.address is None else cluster_problems(recipe)
-    problems += attention_problems(recipe) + tracking_problems(recipe)
+    problems += attention_problems(recipe) + tracking_problems(recipe) + fault_problems(recipe)
     problems += task_of(recipe).missing() + memory_problems(recipe)
     if recipe.init_from is not None:
         problems += folder_problems(Path(recipe.init_from), recipe.model)
@@ -148,6 +151,15 @@ def attention_problems(recipe: Recipe) -> list[str]:
     return []
 
 
+def fault_problems(recipe: Recipe) -> list[str]:
+    """Return a message if the recipe has faults on purpose, but the environment does not allow them."""
+    try:
+        faults.require_permission() if recipe.faults else None
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
 def tracking_problems(recipe: Recipe) -> list[str]:
     """Check the environment variables of wandb, if the recipe uses wandb. Return a list with one message if a variable
     is invalid."""
@@ -186,7 +198,7 @@ def require_judged(recipe: Recipe) -> Callable[[Prompt], None]:
 
 def require_reward(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
     """Raise InputError if there is a prompt for which no scorer of images gives a reward, because the `when` of every
-    such scorer leaves it out."""
+    such scorer leaves it out, or for which a scorer finds nothing to score."""
     weights, conditions = reward_weights(recipe), scorer_conditions(recipe)
     for prompt in prompts:
         if not applying(weights, conditions, prompt):
@@ -194,6 +206,27 @@ def require_reward(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
                 f"rewards.scorers: no scorer of images is used for prompt {prompt.id!r} with the metadata "
                 f"{str(prompt.metadata)[:200]}: widen a `when`, or add a scorer without one"
             )
+        for scorer in recipe.rewards.scorers:
+            if scorer.kind in FROM_PROMPT and fits(prompt, scorer.when):
+                lack = FROM_PROMPT[scorer.kind](prompt, scorer.options)
+                if lack is not None:
+                    raise InputError(f"rewards.scorers: {scorer.name}: {lack}")
+
+
+def _questions_lack(prompt: Prompt, options: Mapping[str, Any]) -> str | None:
+    found = atoms_of(prompt)
+    return str(found) if isinstance(found, NoAtoms) else None
+
+
+def _text_lacks(prompt: Prompt, options: Mapping[str, Any]) -> str | None:
+    return why_no_text(prompt, options.get("field", FIELD))
+
+
+FROM_PROMPT: dict[str, Callable[[Prompt, Mapping[str, Any]], str | None]] = {
+    "geneval2": _questions_lack, "ocr": _text_lacks,
+}  # fmt: skip
+"""Kind of scorers that find in a prompt what an image should show -> a function. It takes a prompt and the options of
+the scorer, and says what the prompt lacks."""
 
 
 def scorer_problems(recipe: Recipe) -> list[str]:
@@ -286,6 +319,7 @@ def _of_split(recipe: Recipe, task: Task) -> list[str]:
     if split in task.splits and split != "test" and _prompts(task, split) == []:  # the task itself reports test
         problems.append(f"evaluation.split {split}: the task has no prompts of this split")
     routed = any(scorer.when for scorer in recipe.rewards.scorers)
+    routed = routed or any(scorer.kind in FROM_PROMPT for scorer in recipe.rewards.scorers)
     asks = rl is not None and rl.prompts is None and (rl.prompt_mix or routed)
     if rl is not None and asks and (prompts := _prompts(task, "train")):
         try:

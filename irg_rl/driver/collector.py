@@ -76,6 +76,7 @@ class Collector:
     groups_per_batch: int = 1
     offload: bool = False  # the scorers' models leave the GPU after the last group (see RewardRecipe.offload)
     scored: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
+    listed: dict[int, Mapping[int, str]] = field(default_factory=dict)  # failed samples of groups that are being trained
     under_way: set[Batch] = field(default_factory=set)  # batches that are being sampled or scored
     waiting: dict[Batch, list[tuple[ScoredSummary, ObjectRef]]] = field(default_factory=dict)  # scored, in any order
     lost: dict[Hashable, str] = field(default_factory=dict)  # batches that the actors could not finish -> why
@@ -211,8 +212,8 @@ class Collector:
         self.empty_updates = 0
         taken = self.slots.take(len(ahead) - len(empty))
         for group in taken:
-            failures = self.scored[group][0].failures
-            self.dropped.add(update, group, self.prompts[group], failures)
+            self.listed[group] = self.scored[group][0].failures
+            self.dropped.add(update, group, self.prompts[group], self.listed[group])
         return [self._leave(group) for group in taken]
 
     def published(self, version: int, update: int, skipped: str = "") -> None:
@@ -220,8 +221,11 @@ class Collector:
         from the groups that `take` has returned. If the update was skipped, `skipped` is the reason: the groups then
         count as dropped."""
         for group in self.slots.published(version, skipped):
+            listed = self.listed.pop(group, {})
             if skipped:
-                self._list(group, update, f"its group was not trained: {skipped}")
+                reason = f"its group was not trained: {skipped}"
+                others = {sample: reason for sample in range(self.group_size) if sample not in listed}
+                self.dropped.add(update, group, self.prompts[group], others)
 
     def _leave(self, group: int) -> tuple[ScoredSummary, ObjectRef]:
         """Remove a scored group from the collector, whether it is trained or not. Return (summary of the group,

@@ -2,6 +2,7 @@
 driver (the main process) always calls all ranks together."""
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ class Learners:
         self.updates = 0
         self.steps = 0  # optimizer steps that were applied
         self.skipped = ""  # why the last update has trained nothing; empty if it has
+        self.dumped = 0  # number of the last update whose groups were written to disk
+        self.kept_bad: list[Path] = []  # folders that keep_bad has written, oldest first
         self.bad = 0  # updates in a row, up to the last one, that trained nothing because they were not finite
         self.message = self.publish()
 
@@ -101,7 +104,7 @@ class Learners:
     def dump(self, groups: Sequence[ObjectRef], update: int | None = None) -> None:
         """Write the given groups of samples to disk. `groups` has Ray's references to the groups that the update with
         the number `update` uses for training; None means the next update. (A group has all samples of one prompt.)"""
-        number = self.updates + 1 if update is None else update
+        number = self.dumped = self.updates + 1 if update is None else update
         self._all("dump", str(step_folder(self.run.folder, number)), *groups)
 
     def look(self, groups: Sequence[ObjectRef], most_bytes: int) -> Path | None:
@@ -130,18 +133,24 @@ class Learners:
 
     def keep_bad(self, groups: Sequence[ObjectRef]) -> None:
         """Write the groups of the last update to disk if it was skipped because a loss or a gradient was not finite. So
-        `irg-rl replay` can repeat it."""
-        if self.bad and not step_folder(self.run.folder, self.updates).is_dir():
-            self.dump(groups, self.updates)
+        `irg-rl replay` can repeat it. The newest MOST_BAD folders of this kind are kept."""
+        if not self.bad or self.dumped == self.updates:
+            return
+        self.dump(groups, self.updates)
+        self.kept_bad.append(step_folder(self.run.folder, self.updates))
+        for old in self.kept_bad[:-MOST_BAD]:
+            shutil.rmtree(old, ignore_errors=True)
+        del self.kept_bad[:-MOST_BAD]
 
     def require_finite(self) -> None:
         """Raise RunError if the last MOST_BAD updates were skipped because they were not finite."""
         if self.bad < MOST_BAD:
             return
+        repeat = f"`irg-rl replay {self.run.folder} --step {self.updates}` repeats the last one with its groups. "
         raise RunError(
             f"{self.bad} updates in a row, up to number {self.updates}, had a loss or gradient that is not finite and "
-            f"changed nothing. `irg-rl replay {self.run.folder} --step {self.updates}` repeats the last one with its "
-            "groups. Lower rl.optimizer.lr in a fork of the run"
+            f"changed nothing. {repeat if self.recipe.engine.learner_ranks == 1 else ''}"
+            "Lower rl.optimizer.lr in a fork of the run"
         )
 
     def seconds(self) -> dict[str, float]:

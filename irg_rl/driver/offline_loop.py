@@ -167,7 +167,7 @@ def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> 
             tracker.log("rl", learners.updates, {**result, "seconds/learn": time.monotonic() - began})
             due = learners.updates % rl.checkpoint_every == 0 and not learners.bad
             is_ending = stopping.asked()  # asked once: what is not saved is not said to be
-            if due or learners.updates == rl.updates or learners.bad == 1 or is_ending:
+            if due or learners.updates == rl.updates or learners.bad == 2 or is_ending:
                 learners.save({})
                 run.count_time("rl")
             learners.require_finite()

@@ -210,8 +210,8 @@ class Loop:
         self.tracker.log("rl", self.learners.updates, metrics | self.watcher.see(self.learners.updates, metrics))
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
         due = self.learners.updates % rl.checkpoint_every == 0 and not self.learners.bad
-        if due or self.learners.updates >= rl.updates or self.learners.bad == 1:
-            self._save(collector)  # `replay` repeats all bad updates but the first one from this checkpoint
+        if due or self.learners.updates >= rl.updates or self.learners.bad == 2:
+            self._save(collector)  # from here, `replay` repeats the further ones of a row of bad updates
         self.learners.require_finite()
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 

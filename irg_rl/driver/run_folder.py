@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from irg_rl.config import Recipe, RecipeError, parse_recipe
 from irg_rl.errors import InputError, UserError
-from irg_rl.faults import ALLOWED
 from irg_rl.imports import remember_folders, user_folders
 from irg_rl.redact import remember_secret
 from irg_rl.text_in import read_json, read_text
@@ -102,8 +101,7 @@ class Run:
         try:
             recipe = parse_recipe(yaml.safe_load(read_text(path)), where=str(path))
         except RecipeError as error:
-            other = "" if ALLOWED in str(error) else "\nthe run was made by another version of irg-rl"
-            raise RunError(f"{error}{other}") from error
+            raise RunError(f"{error}\nthe run was made by another version of irg-rl") from error
         except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path} is damaged ({error}); start the run anew") from error
         entries = _read(_STAGES, stages) if stages.is_file() else {}

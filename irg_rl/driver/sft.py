@@ -107,7 +107,9 @@ class StageRank:
         folder = load_trainable(
             path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
         )
-        rejections = Rejections(run.path("rejected.jsonl"), self.place.rank == 0, sft.rejected_share)
+        rejections = Rejections(
+            run.path("rejected.jsonl"), self.place.rank == 0, sft.rejected_share, self.place.world_size
+        )
         sources = row_sources(run, stage, seed, rejections)
         system = folder.tokenizer.encode(recipe.sampling.system_prompt) if recipe.sampling.system_prompt else None
         layout = RowLayout(sft.dropout, stage.noise_blocks_by_kind, recipe.model.timestep_shift, system)
@@ -249,7 +251,7 @@ def step_metrics(result: StepResult) -> dict[str, float]:
 def row_sources(run: Run, stage: Stage, seed: int, rejections: Rejections) -> list[RowSource]:
     sft = run.recipe.sft
     assert sft is not None
-    own, digests = run.path("world", "rows"), FileDigests(run.path("data_digests.json"))
+    own, digests = run.path("world", "rows"), FileDigests(run.path("data_digests.json"), console.print)
     data = Path(sft.data) if sft.data is not None else own
     hold_out = -(-sft.validation_rows // len(stage.sources))
     return [

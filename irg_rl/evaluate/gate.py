@@ -26,7 +26,8 @@ HOLDS, FAILS, FEW, NOTHING = "holds", "fails", "too few", "not measured"
 STYLES = {HOLDS: "green", FAILS: "red", FEW: "", NOTHING: ""}
 PASSED, NOT_PASSED, NOT_JUDGED = "passed", "not passed", "not judged"
 """What can be said about the gate."""
-TITLES = {PASSED: "refinement is real", NOT_PASSED: "refinement is not shown", NOT_JUDGED: "not judged"}
+FIRST = "first image right"
+"""Name of the requirement that is not about refinement."""
 QUANTILE = 1.96
 """Quantile of the normal distribution for intervals of 95 percent."""
 
@@ -62,6 +63,16 @@ def gate_verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     NOT_JUDGED. This is for people. What the gate stops is decided by `GateReport.passed` alone."""
     found = [line_verdict(line) for line in lines]
     return NOT_PASSED if FAILS in found else NOT_JUDGED if set(found) - {HOLDS} else PASSED
+
+
+def gate_words(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return a few words with what the gate says about refinement. If the first images alone are not good enough, they
+    do not say that refinement fails."""
+    verdict = gate_verdict(lines)
+    if verdict == NOT_PASSED:
+        failing = {line["name"] for line in lines if line_verdict(line) == FAILS}
+        return "first images are too seldom right" if failing == {FIRST} else "refinement is not shown"
+    return "refinement is real" if verdict == PASSED else "too few cases to judge refinement"
 
 
 @dataclass(frozen=True)
@@ -141,9 +152,8 @@ class GateReport:
         }
 
     def __rich__(self) -> Table:
-        rows = max(line.measure.n for line in self.lines)
-        few = f" on so few cases (n={rows})" if self.verdict == NOT_JUDGED else ""
-        table = Table(title=f"Gate: {TITLES[self.verdict]}{few} (turn {self.turn + 1} against the first image)")
+        words = gate_words([line.to_dict() for line in self.lines])
+        table = Table(title=f"Gate: {words} (turn {self.turn + 1} against the first image)")
         for heading in ("requirement", "measured", "95 % interval", "asked", "n", "sets", ""):
             table.add_column(heading, justify="left" if heading in ("requirement", "") else "right")
         for line in self.lines:
@@ -182,7 +192,7 @@ def check_gate(
         return intervals.difference(metrics.repair(real, turn), metrics.repair(control, turn))
 
     lines = [
-        GateLine("first image right", intervals.proportion(metrics.accuracy(real, 0)), True, asked.first_accuracy),
+        GateLine(FIRST, intervals.proportion(metrics.accuracy(real, 0)), True, asked.first_accuracy),
         GateLine("damage", intervals.proportion(metrics.damage(real, turn)), False, asked.damage),
         GateLine("repair above a plain redraw", margin(redraw), True, asked.margin),
         GateLine("repair above a shuffled reflection", margin(shuffled), True, asked.margin),

@@ -65,6 +65,10 @@ class CheckpointError(UserError, ValueError):
     do."""
 
 
+class DamagedError(CheckpointError):
+    """Raised if a checkpoint is incomplete, or if its files are not what its manifest says."""
+
+
 @dataclass
 class Snapshot:
     """The content of one checkpoint: everything that a run needs to continue. It has the number of the training step,
@@ -136,7 +140,7 @@ def latest(run: Path) -> tuple[Path | None, list[str]]:
     for path in reversed(_finished(run / FOLDER)):
         try:
             _verified(path)
-        except CheckpointError as error:
+        except DamagedError as error:
             problems.append(str(error))
         else:
             return path, problems
@@ -176,7 +180,7 @@ def before(run: Path, step: int, tell: Callable[[str], None]) -> Path | None:
         if _number(path) < step:
             try:
                 _verified(path)
-            except CheckpointError as error:
+            except DamagedError as error:
                 tell(f"damaged checkpoint: {error}")
             else:
                 return path
@@ -280,41 +284,48 @@ def _checked(path: Path, checked: bool) -> tuple[Snapshot, list[str]]:
 
 def _verified(path: Path, checked: bool = False) -> _Manifest:
     """Check that all files of a checkpoint exist and have not changed since they were written. Return the manifest.
-    With `checked`, the digests of the files are not compared. Raises CheckpointError that names the first problem."""
+    With `checked`, the digests of the files are not compared. Raises DamagedError that
+    names the first problem, or CheckpointError if the checkpoint has a format of another version or cannot be read."""
     try:
         words = parse_json(read_text(path / MANIFEST), MANIFEST, finite=False)
         manifest = _Manifest.model_validate(words)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or MANIFEST
-        raise CheckpointError(f"{path} is no complete checkpoint: {where} of its {MANIFEST}: {first['msg']}") from error
+        raise DamagedError(f"{path} is no complete checkpoint: {where} of its {MANIFEST}: {first['msg']}") from error
     except InputError as error:
-        raise CheckpointError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        if isinstance(error.__cause__, OSError) and not missing:  # a disk or a network that fails for a moment
+            raise CheckpointError(f"{path}: its {MANIFEST} cannot be read ({error})") from error
+        raise DamagedError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
     if manifest.format not in (OLD_FORMAT, FORMAT):
-        raise CheckpointError(f"{path} has format {manifest.format!r}; this version reads format {FORMAT}")
+        raise CheckpointError(
+            f"{path} has format {manifest.format!r}; this version of irg-rl reads format {FORMAT}: use the version that "
+            "wrote it"
+        )
     told = words.pop("sha256", None)
     if (manifest.format == FORMAT or told is not None) and told != _digest_of(words):
-        raise CheckpointError(f"{path / MANIFEST} does not match its own sha256: it is damaged")
+        raise DamagedError(f"{path / MANIFEST} does not match its own sha256: it is damaged")
     for name, expected in manifest.files.items():
         file = path / name
         if file.parent != path or not file.is_file():
-            raise CheckpointError(f"{path} is no complete checkpoint: {name} is missing")
+            raise DamagedError(f"{path} is no complete checkpoint: {name} is missing")
         size = file.stat().st_size
         if size != expected.bytes:
-            raise CheckpointError(f"{file} has {size} bytes instead of {expected.bytes}: it is cut off")
+            raise DamagedError(f"{file} has {size} bytes instead of {expected.bytes}: it is cut off")
     if not checked:
         _compare_digests(path, manifest)
     return manifest
 
 
 def _compare_digests(path: Path, manifest: _Manifest) -> None:
-    """Raise CheckpointError if a file has another sha256 than the manifest says. Several files are read at a time,
+    """Raise DamagedError if a file has another sha256 than the manifest says. Several files are read at a time,
     because one thread hashes slower than a disk reads."""
     with ThreadPoolExecutor(READERS) as readers:
         digests = list(readers.map(lambda name: _digest(path / name), manifest.files))
     for digest, (name, expected) in zip(digests, manifest.files.items()):
         if digest != expected.sha256:
-            raise CheckpointError(f"{path / name} does not match its sha256 in {MANIFEST}: it is damaged")
+            raise DamagedError(f"{path / name} does not match its sha256 in {MANIFEST}: it is damaged")
 
 
 def _require_space(folder: Path, snapshot: Snapshot) -> None:

@@ -3,15 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irg_rl.evaluate.gate import NOT_JUDGED, NOT_PASSED, PASSED, gate_verdict
+from irg_rl.evaluate.gate import NOT_PASSED, PASSED, gate_verdict, gate_words
 from irg_rl.report.tables import MISSING, REAL, points, share
 from irg_rl.report.words import arm_words
 
-HEADS = {
-    PASSED: "Refinement is real.",
-    NOT_PASSED: "Refinement is not shown.",
-    NOT_JUDGED: "Too few cases to judge refinement.",
-}
 ARTICLES = {"redraw": "a "}
 SFT_CHECKPOINT = "SFT checkpoint"
 
@@ -32,10 +27,11 @@ def claim(evaluations: Sequence[dict], comparison: dict | None) -> Claim | None:
     if not evaluations:
         return None
     latest = evaluations[-1]
-    verdict = gate_verdict(latest["gate"]["lines"]) if latest["gate"] else None
+    gate = latest["gate"]
+    head = f"{gate_words(gate['lines']).capitalize()}." if gate else ""
     details = [_turns(latest), *_against_sft(comparison)]
-    good = {PASSED: True, NOT_PASSED: False}.get(verdict or "")
-    return Claim(HEADS.get(verdict or "", ""), [text for text in details if text], good)
+    good = {PASSED: True, NOT_PASSED: False}.get(gate_verdict(gate["lines"])) if gate else None
+    return Claim(head, [text for text in details if text], good)
 
 
 def _turns(evaluation: dict) -> str:

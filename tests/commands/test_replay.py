@@ -77,16 +77,19 @@ def test_a_run_whose_updates_are_not_finite_ends_with_a_line_and_its_last_update
                     learners.check_ratio(refs)
                 tracker.log("rl", step, learners.finish(learners.train(refs)))
                 learners.keep_bad(refs)
-                if step <= 2:
+                if step <= 3:
                     learners.save({})
                 assert (learners.bad, bool(learners.skipped)) == (step - 1, step > 1)
                 if step <= MOST_BAD:
                     learners.require_finite()
             with pytest.raises(RunError, match=rf"{MOST_BAD} updates in a row, .*irg-rl replay .* --step {step}`"):
                 learners.require_finite()
+            learners.finish(learners.train(refs))
+            learners.keep_bad(refs)
     finally:
         learners.stop()
-    assert not step_folder(run.folder, 1).exists()
+    kept = [number for number in range(1, step + 2) if step_folder(run.folder, number).exists()]
+    assert kept == list(range(3, step + 2)) and len(kept) == MOST_BAD, "the newest ones alone are kept"
     answer = irg_rl("replay", run.folder, "--step", step)
     assert answer.code == 0, answer.err
     same, of = re.search(r"(\d+) of (\d+) metrics are those of the run", answer.out).groups()

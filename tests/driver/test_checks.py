@@ -113,6 +113,18 @@ def test_prompts_that_no_scorer_is_used_for_are_named_before_anything_runs():
     assert of_smoke("rewards.scorers=[" + VERIFIER % all_tags + "]", "rl.credit=turn") == []
 
 
+@pytest.mark.parametrize(("scorer", "says"), [
+    ("kind: ocr", "x: prompt '.*' asks for no text, neither in its metadata field 'text' nor in quotes"),
+    ("kind: ocr, options: {field: tag}", None),  # the shapes world has a tag for every prompt
+    ("kind: ocr, when: {tag: none}", None),
+    ("kind: geneval2, base_url: 'http://127.0.0.1:9/v1'", "x: prompt '.*' has no metadata field 'vqa_list'"),
+])  # fmt: skip
+def test_a_prompt_that_a_scorer_finds_nothing_to_score_in_is_named_before_anything_runs(scorer, says):
+    """`check` tried one prompt alone; the others failed in RL, after SFT."""
+    problems = of_smoke(f"rewards.scorers=[{{name: v, kind: verifier}}, {{name: x, {scorer}}}]", "rl.credit=turn")
+    assert len(problems) == (says is not None) and all(re.search(f"rewards.scorers: {says}", p) for p in problems)
+
+
 @pytest.mark.parametrize(
     ("scorer", "says"),
     [

@@ -112,6 +112,16 @@ def test_the_samples_of_a_skipped_update_are_listed_as_not_trained(collect, tmp_
     assert collector.slots.ledger.dropped == 1 and collector.slots.ledger.trained == 0
 
 
+def test_a_failed_sample_of_a_skipped_update_is_listed_once_with_its_own_reason(collect, tmp_path):
+    collector = collect([FAILED], SlotBuffer(1, staleness=0))
+    collector.admit(0)
+    while not collector.take(0):
+        collector.pump(0.2, 0)
+    collector.published(1, 0, "not finite")
+    assert listed(tmp_path) == [(0, 1, "judge: no answer"), (0, 0, "its group was not trained: not finite")]
+    assert not collector.listed
+
+
 def test_groups_without_spread_are_replaced_as_often_as_an_update_has_groups(collect):
     collector = collect([FLAT, FINE, FLAT, FLAT, FINE], SlotBuffer(2, staleness=0))
     assert update(collector, 0) == [1, 3]

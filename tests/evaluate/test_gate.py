@@ -77,13 +77,17 @@ def test_controls_from_other_first_images_are_refused(table):
         check_gate(real, redraw.take(range(50)), shuffled)
 
 
-def test_thresholds_are_arguments_and_the_table_prints(table):
-    report = check_gate(*arms(table), thresholds=Thresholds(0.9, 0.08, 0.15))
+@pytest.mark.parametrize(("thresholds", "words", "failing"), [
+    (Thresholds(0.9, 0.08, 0.15), "first images are too seldom right", 0),  # this says nothing about refinement
+    (Thresholds(0.9, 0.08, 0.95), "refinement is not shown", 2),
+])  # fmt: skip
+def test_thresholds_are_arguments_and_the_table_prints(table, thresholds, words, failing):
+    report = check_gate(*arms(table), thresholds=thresholds)
     console = Console(record=True, width=160)
     console.print(report)
     printed = console.export_text()
-    assert "refinement is not shown" in printed and ">= 0.90" in printed and "fails" in printed
-    assert report.to_dict()["lines"][0]["passed"] is False
+    assert f"Gate: {words} (turn" in printed and ">= 0.90" in printed and "fails" in printed
+    assert report.to_dict()["lines"][failing]["passed"] is False
 
 
 def test_arms_of_different_depth_meet_at_the_deepest_common_turn(table):
@@ -116,7 +120,7 @@ def test_few_prompts_neither_pass_nor_fail_the_gate_and_what_it_stops_stays(tabl
     console = Console(record=True, width=160)
     console.print(few)
     printed = console.export_text()
-    assert "not judged on so few cases (n=24)" in printed and printed.count("too few") == 3
+    assert "Gate: too few cases to judge refinement (turn" in printed and printed.count("│ too few │") == 3
 
     enough = check_gate(*arms(table))
     assert enough.passed and enough.verdict == gate.PASSED

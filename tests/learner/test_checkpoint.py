@@ -100,6 +100,23 @@ def test_a_run_says_what_is_damaged_and_goes_on_from_the_newest_sound_checkpoint
     assert checkpoint.newest(tmp_path, told.append).name == "step_000002" and told == []
 
 
+@pytest.mark.parametrize("later", [True, False])
+def test_a_checkpoint_of_a_later_version_or_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(tmp_path, later):
+    """It was renamed, and training went back behind sound work."""
+    checkpoint.save(tmp_path, snapshot(1), keep_last=2)
+    manifest = checkpoint.save(tmp_path, snapshot(2), keep_last=2) / checkpoint.MANIFEST
+    if later:
+        manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+    else:
+        manifest.unlink()
+        manifest.symlink_to(manifest.name)  # "too many levels of symbolic links": an error of the system
+    says = "step_000002 has format 3; .* use the version" if later else "step_000002: its manifest.json cannot be read"
+    for find in (checkpoint.latest, lambda run: checkpoint.newest(run, print, restart=True)):
+        with pytest.raises(CheckpointError, match=says):
+            find(tmp_path)
+    assert steps_of(tmp_path) == ["step_000001", "step_000002"]
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_in_silence(tmp_path):
     """A flipped byte restarted a stage at step 0."""
     flip(checkpoint.save(tmp_path, snapshot(1), keep_last=2) / "model.safetensors")

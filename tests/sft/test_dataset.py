@@ -157,6 +157,19 @@ def test_a_resumed_stage_counts_the_rows_that_it_had_rejected_and_no_others(tmp_
     assert len(earlier.seen) == 4 and not later._rejected
 
 
+def test_a_rank_counts_a_row_that_cannot_be_decoded_for_all_ranks(tmp_path):
+    """Each rank decodes its own packs alone. So eight ranks let eight times as many broken rows pass as one."""
+    write(tmp_path / "mode", [thinking(n) for n in range(40)])
+    rows = source(tmp_path / "mode", rejections=Rejections(tmp_path / "r.jsonl", largest_share=0.1, ranks=4))
+    rows.draw()
+    rows.reject(rows.last, "no image", decoded=True)
+    rows.load_state(rows.state())  # as for a row that did not fit into a pack
+    rows.reject(rows.last, "no image", decoded=True)  # in the next epoch
+    rows.draw()
+    with pytest.raises(DataError, match="8 rows are rejected after 2 of 40 were read"):
+        rows.reject(rows.last, "no image", decoded=True)
+
+
 def test_the_first_broken_rows_of_a_large_folder_do_not_end_the_run():
     rejections = Rejections(largest_share=0.05)
     rejections.require_budget(Path("rows"), rejected=50, drawn=60, rows=10_000)
