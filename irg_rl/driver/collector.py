@@ -76,7 +76,7 @@ class Collector:
     groups_per_batch: int = 1
     offload: bool = False  # the scorers' models leave the GPU after the last group (see RewardRecipe.offload)
     scored: dict[int, tuple[ScoredSummary, ObjectRef]] = field(default_factory=dict)
-    listed: dict[int, Mapping[int, str]] = field(default_factory=dict)  # failed samples of groups that are being trained
+    listed: dict[int, Mapping[int, str]] = field(default_factory=dict)  # failed samples of groups in training
     under_way: set[Batch] = field(default_factory=set)  # batches that are being sampled or scored
     waiting: dict[Batch, list[tuple[ScoredSummary, ObjectRef]]] = field(default_factory=dict)  # scored, in any order
     lost: dict[Hashable, str] = field(default_factory=dict)  # batches that the actors could not finish -> why

@@ -300,8 +300,8 @@ def _verified(path: Path, checked: bool = False) -> _Manifest:
         raise DamagedError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
     if manifest.format not in (OLD_FORMAT, FORMAT):
         raise CheckpointError(
-            f"{path} has format {manifest.format!r}; this version of irg-rl reads format {FORMAT}: use the version that "
-            "wrote it"
+            f"{path} has format {manifest.format!r}; this version of irg-rl reads format {FORMAT}: use the version "
+            "that wrote it"
         )
     told = words.pop("sha256", None)
     if (manifest.format == FORMAT or told is not None) and told != _digest_of(words):
