@@ -50,8 +50,8 @@ class Rejections:
     `largest_share` is the budget: if more than this share of the rows of a folder is rejected, `require_budget` raises
     DataError. What is left is then no longer the data that the user wanted to train on.
 
-    Each of the `ranks` ranks decodes its own packs only. So a rank takes a row that it found to be broken when it was
-    decoded for as many rows as there are ranks."""
+    Each of the `ranks` ranks decodes its own packs only. So a rank also compares the rows that it could not decode with
+    its own part of the rows."""
 
     path: Path | None = None
     is_first: bool = True
@@ -83,6 +83,11 @@ class Rejections:
                 return
             with self.path.open("a") as out:
                 out.write(json.dumps({"file": file, "group": group, "row": row, "reason": reason}) + "\n")
+
+    def listed(self) -> set[tuple[str, int, int]]:
+        """Return a copy of the rows that are known to be rejected, as (file, row group, row)."""
+        with self._lock:
+            return set(self.seen)
 
     def require_budget(self, folder: Path, rejected: int, drawn: int, rows: int) -> None:
         """Raise DataError if too many rows of a folder are rejected. `rejected` is the number of different rows that a
@@ -166,7 +171,7 @@ class RowSource:
             raise DataError(f"{self.folder}: the rows changed since the checkpoint; resume with the same data")
         self.epoch, self.group, self.row = state["epoch"], state["group"], state["row"]
         self._usable = state["usable"]
-        self._rejected |= self._rejected_before() - self._not_decoded
+        self._rejected |= self._rejected_before()
 
     def draw(self) -> tuple[Part, ...]:
         """Return the texts and images of the next row that can be trained on. Broken rows before this row are skipped
@@ -189,11 +194,12 @@ class RowSource:
     def reject(self, place: RowPlace, reason: str, decoded: bool = False) -> None:
         """Add a row to the list of rejected rows. `decoded` says that it was found to be broken when its images were
         decoded. Raises DataError if too many rows of the folder are rejected."""
+        (self._not_decoded if decoded else self._rejected).add(place)
         self.rejections.add(place, reason, decoded)
-        if place not in self._rejected:
-            (self._not_decoded if decoded else self._rejected).add(place)
-        rejected = len(self._rejected) + self.rejections.ranks * len(self._not_decoded)
-        self.rejections.require_budget(self.folder, rejected, self.drawn, sum(self.rows.values()))
+        all_rows, ranks = sum(self.rows.values()), self.rejections.ranks
+        self.rejections.require_budget(self.folder, len(self._rejected | self._not_decoded), self.drawn, all_rows)
+        if ranks > 1:
+            self.rejections.require_budget(self.folder, len(self._not_decoded), self.drawn // ranks, all_rows)
 
     def reject_last(self, reason: str) -> None:
         """Add the row that `draw` returned last to the list of rejected rows. The caller uses this method if it cannot
@@ -220,7 +226,7 @@ class RowSource:
         """Return the listed rejected rows that this source has looked at since the first epoch began. Rows that another
         stage has rejected may still lie ahead."""
         files = {str(file.absolute()): file for file in self.files}
-        listed = {(files[file], group, row) for file, group, row in self.rejections.seen if file in files}
+        listed = {(files[file], group, row) for file, group, row in self.rejections.listed() if file in files}
         if self.epoch:
             return listed
         order = [int(chosen) for chosen in self._order(0)]

@@ -424,7 +424,7 @@ def _sizes_of(folder: str) -> dict[str, Any]:
     """Return the sizes of the model in a folder, or those of the released BAGEL-7B-MoT if the folder is missing or
     broken. (`irg-rl check` and `irg-rl train` report such a folder.) The timestep shift is left out, because it is a
     choice of the training and no size."""
-    from irg_rl.model.folder import folder_sizes  # needs transformers and diffusers, which take seconds to import
+    from irg_rl.model.folder import folder_sizes  # needs transformers, which takes seconds to import
 
     try:
         sizes = folder_sizes(Path(os.path.expanduser(folder))).to_dict()

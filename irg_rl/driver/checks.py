@@ -219,7 +219,8 @@ def _questions_lack(prompt: Prompt, options: Mapping[str, Any]) -> str | None:
 
 
 def _text_lacks(prompt: Prompt, options: Mapping[str, Any]) -> str | None:
-    return why_no_text(prompt, options.get("field", FIELD))
+    field = options.get("field", FIELD)
+    return why_no_text(prompt, field) if isinstance(field, str) else None  # a wrong option is reported elsewhere
 
 
 FROM_PROMPT: dict[str, Callable[[Prompt, Mapping[str, Any]], str | None]] = {
@@ -320,7 +321,7 @@ def _of_split(recipe: Recipe, task: Task) -> list[str]:
         problems.append(f"evaluation.split {split}: the task has no prompts of this split")
     routed = any(scorer.when for scorer in recipe.rewards.scorers)
     routed = routed or any(scorer.kind in FROM_PROMPT for scorer in recipe.rewards.scorers)
-    asks = rl is not None and rl.prompts is None and (rl.prompt_mix or routed)
+    asks = rl is not None and rl.prompts is None and rl.rollouts is None and (rl.prompt_mix or routed)
     if rl is not None and asks and (prompts := _prompts(task, "train")):
         try:
             PromptOrder(prompts, recipe.rl_seed, rl.prompt_mix)

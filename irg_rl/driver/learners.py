@@ -133,7 +133,8 @@ class Learners:
 
     def keep_bad(self, groups: Sequence[ObjectRef]) -> None:
         """Write the groups of the last update to disk if it was skipped because a loss or a gradient was not finite. So
-        `irg-rl replay` can repeat it. The newest MOST_BAD folders of this kind are kept."""
+        `irg-rl replay` can repeat it, from the checkpoint that is written after the second bad update of a row. The
+        newest MOST_BAD folders of this kind are kept."""
         if not self.bad or self.dumped == self.updates:
             return
         self.dump(groups, self.updates)

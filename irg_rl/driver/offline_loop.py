@@ -165,7 +165,7 @@ def _learn(run: Run, tracker: Tracker, learners: Learners, archive: Archive) -> 
             result = learners.finish(learners.train(groups))
             learners.keep_bad(groups)
             tracker.log("rl", learners.updates, {**result, "seconds/learn": time.monotonic() - began})
-            due = learners.updates % rl.checkpoint_every == 0 and not learners.bad
+            due = learners.updates % rl.checkpoint_every == 0 and learners.bad <= 2
             is_ending = stopping.asked()  # asked once: what is not saved is not said to be
             if due or learners.updates == rl.updates or learners.bad == 2 or is_ending:
                 learners.save({})

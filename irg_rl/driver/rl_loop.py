@@ -209,7 +209,7 @@ class Loop:
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
         self.tracker.log("rl", self.learners.updates, metrics | self.watcher.see(self.learners.updates, metrics))
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
-        due = self.learners.updates % rl.checkpoint_every == 0 and not self.learners.bad
+        due = self.learners.updates % rl.checkpoint_every == 0 and self.learners.bad <= 2
         if due or self.learners.updates >= rl.updates or self.learners.bad == 2:
             self._save(collector)  # from here, `replay` repeats the further ones of a row of bad updates
         self.learners.require_finite()

@@ -288,6 +288,7 @@ def _verified(path: Path, checked: bool = False) -> _Manifest:
     names the first problem, or CheckpointError if the checkpoint has a format of another version or cannot be read."""
     try:
         words = parse_json(read_text(path / MANIFEST), MANIFEST, finite=False)
+        _require_known_format(words, path)
         manifest = _Manifest.model_validate(words)
     except ValidationError as error:
         first = error.errors()[0]
@@ -298,11 +299,6 @@ def _verified(path: Path, checked: bool = False) -> _Manifest:
         if isinstance(error.__cause__, OSError) and not missing:  # a disk or a network that fails for a moment
             raise CheckpointError(f"{path}: its {MANIFEST} cannot be read ({error})") from error
         raise DamagedError(f"{path} is no complete checkpoint: its {MANIFEST} cannot be read ({error})") from error
-    if manifest.format not in (OLD_FORMAT, FORMAT):
-        raise CheckpointError(
-            f"{path} has format {manifest.format!r}; this version of irg-rl reads format {FORMAT}: use the version "
-            "that wrote it"
-        )
     told = words.pop("sha256", None)
     if (manifest.format == FORMAT or told is not None) and told != _digest_of(words):
         raise DamagedError(f"{path / MANIFEST} does not match its own sha256: it is damaged")
@@ -316,6 +312,19 @@ def _verified(path: Path, checked: bool = False) -> _Manifest:
     if not checked:
         _compare_digests(path, manifest)
     return manifest
+
+
+def _require_known_format(words: Any, path: Path) -> None:
+    """Raise CheckpointError if a sound manifest has a format that this version does not read, and DamagedError if the
+    number of the format was changed."""
+    found = words.get("format") if isinstance(words, dict) else None
+    if not isinstance(found, int) or found in (OLD_FORMAT, FORMAT):
+        return
+    if words.get("sha256") != _digest_of({key: value for key, value in words.items() if key != "sha256"}):
+        raise DamagedError(f"{path / MANIFEST} does not match its own sha256: it is damaged")
+    raise CheckpointError(
+        f"{path} has format {found}; this version of irg-rl reads format {FORMAT}: use the version that wrote it"
+    )
 
 
 def _compare_digests(path: Path, manifest: _Manifest) -> None:

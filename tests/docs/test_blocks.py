@@ -12,7 +12,6 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from irg_rl import faults
 from irg_rl.config import Recipe, recipe_settings
 from irg_rl.config.data import DataRecipe
 from irg_rl.config.rewards import ScorerRecipe
@@ -87,8 +86,7 @@ def problems_of(settings: dict, section: type) -> list[str]:
 
 
 @pytest.mark.parametrize("block", named("yaml"))
-def test_a_block_of_settings_is_a_part_of_a_recipe(block, beside_examples, monkeypatch):
-    monkeypatch.setenv(faults.ALLOWED, "1")
+def test_a_block_of_settings_is_a_part_of_a_recipe(block, beside_examples):
     settings = yaml.safe_load(block.text)
     if isinstance(settings, list):
         TypeAdapter(list[ScorerRecipe]).validate_python(settings)

@@ -106,7 +106,9 @@ def test_a_checkpoint_of_a_later_version_or_that_cannot_be_read_now_is_not_taken
     checkpoint.save(tmp_path, snapshot(1), keep_last=2)
     manifest = checkpoint.save(tmp_path, snapshot(2), keep_last=2) / checkpoint.MANIFEST
     if later:
-        manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+        words = json.loads(manifest.read_text()) | {"format": 3, "step": {"of": "a later version"}}
+        del words["sha256"]
+        manifest.write_text(json.dumps(words | {"sha256": checkpoint._digest_of(words)}))
     else:
         manifest.unlink()
         manifest.symlink_to(manifest.name)  # "too many levels of symbolic links": an error of the system
@@ -115,6 +117,14 @@ def test_a_checkpoint_of_a_later_version_or_that_cannot_be_read_now_is_not_taken
         with pytest.raises(CheckpointError, match=says):
             find(tmp_path)
     assert steps_of(tmp_path) == ["step_000001", "step_000002"]
+
+
+def test_a_changed_number_of_the_format_is_damage(tmp_path):
+    checkpoint.save(tmp_path, snapshot(1), keep_last=2)
+    manifest = checkpoint.save(tmp_path, snapshot(2), keep_last=2) / checkpoint.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+    found, (problem,) = checkpoint.latest(tmp_path)
+    assert found.name == "step_000001" and "does not match its own sha256" in problem
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_in_silence(tmp_path):

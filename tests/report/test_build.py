@@ -104,6 +104,21 @@ def test_the_gate_verdict_is_the_one_of_the_evaluation(changed):
         assert f"sft2: {words} " in page.text and ("n=5" in page.text) == (rows == 5)
 
 
+@pytest.mark.parametrize(("failing", "rows", "head", "style"), [
+    ((), 90, "Refinement is real.", "good"),
+    (("first image right",), 90, "First images are too seldom right.", "bad"),  # this says nothing about refinement
+    (("first image right", "damage"), 90, "Refinement is not shown.", "bad"),
+    ((), 5, "Too few cases to judge refinement.", None),
+])  # fmt: skip
+def test_the_first_words_of_a_report_say_what_the_gate_says(changed, failing, rows, head, style):
+    gate = json.loads((changed / "evaluation" / "sft2.json").read_text())["gate"]
+    for line in gate["lines"]:
+        line.update(passed=line["name"] not in failing, n=rows, sets=rows)
+    change_json(changed / "evaluation" / "rl.json", lambda content: content.update(gate=gate))
+    page = page_of(changed)
+    assert ("p", {"class": " ".join(filter(None, ("head", style)))}) in page.elements and head in page.text
+
+
 def test_the_claim_comes_before_everything_else_with_its_numbers_and_its_figure(page, finished_run):
     head = page.text.split("The gate: is refinement real?")[0]
     real = json.loads((finished_run / "evaluation" / "rl.json").read_text())["arms"]["real"]["accuracy"]

@@ -157,17 +157,29 @@ def test_a_resumed_stage_counts_the_rows_that_it_had_rejected_and_no_others(tmp_
     assert len(earlier.seen) == 4 and not later._rejected
 
 
-def test_a_rank_counts_a_row_that_cannot_be_decoded_for_all_ranks(tmp_path):
+def test_a_rank_compares_the_rows_that_it_could_not_decode_with_its_own_part(tmp_path, monkeypatch):
     """Each rank decodes its own packs alone. So eight ranks let eight times as many broken rows pass as one."""
-    write(tmp_path / "mode", [thinking(n) for n in range(40)])
-    rows = source(tmp_path / "mode", rejections=Rejections(tmp_path / "r.jsonl", largest_share=0.1, ranks=4))
-    rows.draw()
-    rows.reject(rows.last, "no image", decoded=True)
-    rows.load_state(rows.state())  # as for a row that did not fit into a pack
-    rows.reject(rows.last, "no image", decoded=True)  # in the next epoch
-    rows.draw()
-    with pytest.raises(DataError, match="8 rows are rejected after 2 of 40 were read"):
-        rows.reject(rows.last, "no image", decoded=True)
+    monkeypatch.setattr("sft.dataset.ENOUGH_ROWS", 10)
+    write(tmp_path / "mode", [thinking(n) for n in range(400)])
+
+    def broken(ranks: int) -> int:
+        """Return how many of the first 200 rows may be broken for one rank. Each is met again in a later epoch."""
+        own = Rejections(tmp_path / f"{ranks}.jsonl", largest_share=0.05, ranks=ranks)
+        rows, places = source(tmp_path / "mode", rejections=own), []
+        for _ in range(200):
+            rows.draw()
+            places.append(rows.last)
+        for count, place in enumerate(places):
+            try:
+                rows.reject(place, "no image", decoded=True)
+                rows.load_state(rows.state())  # as for a row that did not fit into a pack
+                rows.reject(place, "no image", decoded=True)
+            except DataError as error:
+                assert f"{count + 1} rows are rejected after {200 // ranks} of 400" in str(error)
+                return count
+        raise AssertionError("all may be broken")
+
+    assert [broken(ranks) for ranks in (1, 4)] == [10, 2]
 
 
 def test_the_first_broken_rows_of_a_large_folder_do_not_end_the_run():
