@@ -1,6 +1,6 @@
 """What forks save: time of sampling and of learning with shared prefixes over that of the naive path.
 
-    python benchmarks/forks.py
+    python -m benchmarks.forks
 
 A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; about two minutes. One trunk of
 four turns branches K ways at turn 1, 2 or 3. The naive path is the same trajectories, drawn with the same random

@@ -1,6 +1,6 @@
 """What batches and shared prefixes save in generation: 16 prompts at once against one prompt at a time.
 
-    python benchmarks/generation.py
+    python -m benchmarks.generation
 
 A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; some minutes. Sampled
 as IRG samples (`--preset irg`: 50 points, guided by text and, in refinements, by image), n images a trajectory. The

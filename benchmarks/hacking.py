@@ -1,6 +1,6 @@
 """How early the alarms of RL tell that a reward is hacked: forks of a run with a leaky judge and an honest reward.
 
-    python benchmarks/hacking.py RUN OUT [--seeds 0 1 2] [--updates 30] [--arms leaky stopped honest]
+    python -m benchmarks.hacking RUN OUT [--seeds 0 1 2] [--updates 30] [--arms leaky stopped honest]
 
 RUN is a run of shapes-rl (or of shapes) after SFT. The arm `leaky` trains on a judge that likes dark pictures
 (examples/leaky_judge.py), `stopped` is the same with all alarms on `stop`, and `honest` trains on the verifier. The

@@ -1,6 +1,6 @@
 """The plan's bytes beside those of real tensors: one step of the real engine on a model of about 200 M parameters.
 
-    python benchmarks/memory.py
+    python -m benchmarks.memory
 
 ZeRO stage 0, Muon and AdamW, fp32, one CPU thread; about 5 GB and two minutes. Every component must agree within 15 %.
 The peak is that of a second step, on two packs: only then are there moments, and gradients beside the activations.

@@ -1,6 +1,6 @@
 """A rehearsal of RL on BAGEL-7B-MoT: full-size random weights on one GPU draw a batch and take one LoRA learner step.
 
-    python benchmarks/rehearsal.py [key=value ...]
+    python -m benchmarks.rehearsal [key=value ...]
 
 Writes docs/rehearsal.md with date, card, speeds and memory, and what `irg-rl plan` says of them; settings on top of
 the recipe's are named there. On a GPU of 80 GB: configs/bagel-grpo.yaml with adapters in
@@ -165,7 +165,7 @@ def main() -> None:
     ]  # fmt: skip
     changed = "".join(f", `{change}`" for change in more)
     said = [
-        "# Rehearsal", "", f"`python benchmarks/rehearsal.py` ({commit}), {date.today()}, {card}. Random weights of",
+        "# Rehearsal", "", f"`python -m benchmarks.rehearsal` ({commit}), {date.today()}, {card}. Random weights of",
         "BAGEL-7B-MoT's sizes:" if is_gpu else "**the sizes of configs/shapes.yaml, not of BAGEL**:",
         f"{size / 1e6:,.1f} M parameters, {recipe.engine.dtype}{changed}. {BATCH} trajectories of {how.turns} turns:",
         f"{texts:,} text tokens, {images} images of {pixels} pixels in {points - 1} steps each.",

@@ -1,6 +1,6 @@
 """What packed replay saves in learning: one forward for everything against a forward per denoising step.
 
-    python benchmarks/replay.py
+    python -m benchmarks.replay
 
 A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; some minutes. 16
 trajectories of two turns, 8 trained steps an image, the loss of RL with both modalities. A naive forward has the

@@ -1,7 +1,7 @@
 """How fast scorers are, and how long an RL update waits for scores.
 
-    python benchmarks/rewards.py speed
-    python benchmarks/rewards.py waiting
+    python -m benchmarks.rewards speed
+    python -m benchmarks.rewards waiting
 
 speed: images per second of wall clock, scorer by scorer, on one thread of one process. `clip` is a ViT-B-32 with random
 weights. The judge is the embedded one, over HTTP, with 8 calls at once. `ocr` is left out where rapidocr is not

@@ -1,6 +1,6 @@
 """Draw the picture at the top of the README: one prompt of a run before and after RL, with all texts.
 
-    python benchmarks/trajectory_strip.py RUN NUMBER OUT.png
+    python -m benchmarks.trajectory_strip RUN NUMBER OUT.png
 
 NUMBER is the place of the prompt in the samples that the run's evaluations keep, from 0. The first column is the last
 image of the SFT checkpoint. The other columns are all images of the RL checkpoint. Images are enlarged without

@@ -1,6 +1,6 @@
 """What a turn more costs: time of sampling and of learning against the number of turns.
 
-    python benchmarks/turns.py
+    python -m benchmarks.turns
 
 A model of the size of configs/shapes.yaml with random weights, fp32, one CPU thread; some minutes. 16
 prompts in one batch, as RL samples them, then forward and backward over their packs. Both histories: with `last` a

@@ -1,6 +1,6 @@
 """Where the time of an RL update goes, from what a run has logged.
 
-    python benchmarks/update.py RUN
+    python -m benchmarks.update RUN
 
 Wall clock, means over the updates of `RUN/metrics.jsonl` but for the first, which starts things up; a second. An update
 is filled (sampling and scoring go on side by side), learned from, and published; the rest is writing logs and
