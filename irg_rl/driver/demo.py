@@ -26,7 +26,7 @@ RECIPE = "shapes-rl"
 SETTINGS = (
     "name=demo", "tracking.wandb=false",
     "budget_minutes.evaluate_sft=0.2", "budget_minutes.rl=1.5", "budget_minutes.evaluate_rl=0.2",
-    "description=Two trained models that come with the program. 24 prompts are too few to pass or fail the gate.",
+    "description=Two trained models that come with the program. 24 prompts are too few to judge refinement.",
     "evaluation.prompts=24", "evaluation.strips=24",
     "rewards.scorers=[{name: verifier, kind: verifier, weight: 1.0, options: {right: 0.5}}, "
     "{name: truth, kind: verifier, of: reflection, weight: 1.0}, {name: edit, kind: verifier, of: edit, weight: 1.0}]",
@@ -41,7 +41,7 @@ SHORT_RL = (
     "rl.optimizer.final_lr_share=0", "rl.checkpoint_every=20",
     "rewards.scorers=[{name: verifier, kind: verifier, weight: 1.0, options: {right: 0.5}}]",
     "description=RL of the first image. All images are drawn in three denoising steps, for which SFT was not made. "
-    "24 prompts are too few to pass or fail the gate.",
+    "24 prompts are too few to judge refinement.",
 )  # fmt: skip
 """What the demo changes in RL, so that its reward rises within three CPU-minutes. The SFT model draws badly in three
 denoising steps, and RL teaches it to need no more. So few updates show that RL learns, not that it helps elsewhere."""
