@@ -26,7 +26,7 @@ from irg_rl.view.server import new_token
 from irg_rl.view.sources import Library
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "figures" / "tour"
-COLUMNS, LINES = 96, 30
+COLUMNS, LINES = 100, 40
 """Size of the terminal."""
 DESKTOP, PHONE = (1280, 800), (390, 844)
 PALETTE = 64
@@ -78,9 +78,9 @@ async def save_terminal(page: BrowserPage, name: str, terminal: Terminal, folder
     )
     shown = folder / f"{name}.html"
     shown.write_text(console.export_html(code_format=form, inline_styles=True), encoding="utf-8")
-    await page.open(shown.as_uri(), width=820, height=400)
+    await page.open(shown.as_uri(), width=850, height=400)
     height = await page.evaluate("document.querySelector('pre').offsetHeight + 28")
-    await page.open(shown.as_uri(), width=820, height=int(height))
+    await page.open(shown.as_uri(), width=850, height=int(height))
     save(name, await page.picture())
 
 
@@ -119,7 +119,7 @@ async def live(page: BrowserPage, work: Path) -> None:
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     terminal = Terminal(COMMANDS["train"] + " --out live", work)
     try:
-        await asyncio.to_thread(terminal.wait, lambda screen: re.search(r"RL: 1[1-9]/", screen) is not None)
+        await asyncio.to_thread(terminal.wait, lambda screen: re.search(r"RL .*1[1-9]/20", screen) is not None)
         terminal.command = COMMANDS["train"]
         await save_terminal(page, "train", terminal, work)
         server = asyncio.create_task(serve(Library([work / "live"]), new_token(), 0, address.set_result))

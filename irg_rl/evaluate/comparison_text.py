@@ -12,13 +12,14 @@ from irg_rl.evaluate.compare import BaselineComparison, BaselineRow, RepairRow, 
 from irg_rl.evaluate.intervals import Measure
 
 NOTES = """\
-RL - base: paired by set of constraints. "these seeds": sets are the unit, seeds are as they are.
-"another seed": seeds are the unit, crossed with sets. n (sets): rows, different sets among them.
-Mean over tasks: every kind of prompt counts the same, however many prompts it has.
-Best of n: first images of the SFT checkpoint, an oracle picks; its turn k is the best of k.
-Repair: right at the last turn, of those with a wrong first image. redraw, shuffled: RL's own
-controls, a new draw and another prompt's reflection. Damage: wrong at the last turn, of those with
-a right first image. All intervals: 95 %."""
+RL - base: paired by set of constraints. "these seeds": sets are the unit, seeds
+are as they are. "another seed": seeds are the unit, crossed with sets. n (sets):
+rows, different sets among them. Mean over tasks: every kind of prompt counts the
+same, however many prompts it has. Best of n: first images of the SFT checkpoint,
+an oracle picks; its turn k is the best of k. Repair: right at the last turn, of
+those with a wrong first image. redraw, shuffled: RL's own controls, a new draw
+and another prompt's reflection. Damage: wrong at the last turn, of those with a
+right first image. All intervals: 95 %."""
 
 GAINS = ("RL -", "seed", "RL", "base", "these seeds", "another seed", "n (sets)")
 
