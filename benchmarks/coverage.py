@@ -30,7 +30,8 @@ def bootstrap(*arms: Terms) -> Measure:
     weights = np.random.default_rng(0).multinomial(len(order), np.full(len(order), 1 / len(order)), RESAMPLES)
     drawn = [weights @ np.bincount(index, arm.top) / (weights @ np.bincount(index, arm.bottom)) for arm in arms]
     values = drawn[0] if len(drawn) == 1 else drawn[0] - drawn[1]
-    return Measure(float(values.mean()), len(index), *(float(end) for end in np.quantile(values, [0.025, 0.975])))
+    low, high = (float(end) for end in np.quantile(values, [0.025, 0.975]))
+    return Measure(float(values.mean()), len(index), low, high)
 
 
 def main() -> None:

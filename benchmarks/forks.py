@@ -12,9 +12,9 @@ two runs.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common import TEXT_TOKENS, TOLERANCE, Bench, as_context, require_same_texts, timed
 from rich.table import Table
 
+from benchmarks.common import TEXT_TOKENS, TOLERANCE, Bench, as_context, require_same_texts, timed
 from irg_rl.driver.progress import console
 from irg_rl.shapes_world.prompts import make_prompts
 from irg_rl.trajectory import Trajectory
@@ -71,7 +71,7 @@ def row(bench: Bench, sampler: Sampler, ways: int, turn: int) -> list[str]:
 
 def main() -> None:
     bench = Bench.make()
-    sampler = bench.sampler({"noise": bench.recipe.rl.noise}, turns=TURNS)
+    sampler = bench.sampler({"noise": bench.recipe.require_rl().noise}, turns=TURNS)
     table = Table(
         "ways", "shared", "turns, shared / naive", "sampling naive, CPU s", "shared / naive", "tokens, shared / naive",
         "learning naive, CPU s", "shared / naive", "whole row / naive", "largest |dlogp|",

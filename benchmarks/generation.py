@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 import torch
-from common import TEXT_TOKENS, Bench, require_same_texts, timed
 from rich.table import Table
 
+from benchmarks.common import TEXT_TOKENS, Bench, require_same_texts, timed
 from irg_rl.config import EvaluationRecipe
 from irg_rl.driver.progress import console
 from irg_rl.guidance import guide, is_active
@@ -63,6 +63,7 @@ class Unshared(Contexts):
 
     def drawing(self, grid, rows, turn) -> Velocity:
         how = self._guided_by
+        assert how is not None
         branches = [self.model.drawing(cache, 1, grid) for cache in (self.cache, *self._without)]
 
         def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -92,11 +93,12 @@ def naive(sampler: Sampler, requests: list[Request]) -> list[Trajectory]:
 def gaps(one: Sequence[Trajectory], other: Sequence[Trajectory]) -> list[float]:
     """Largest difference of drawn latents, of each turn."""
     require_same_texts(one, other)
-    pairs = list(zip(one, other, strict=True))
-    return [
-        max(float((t.images[turn].drawn - u.images[turn].drawn).abs().max()) for t, u in pairs)
-        for turn in range(one[0].turns)
-    ]
+    found = []
+    for turn in range(one[0].turns):
+        drawn = [[t.images[turn].drawn for t in side] for side in (one, other)]
+        pairs = [(x, y) for x, y in zip(*drawn, strict=True) if x is not None and y is not None]
+        found.append(max(float((x - y).abs().max()) for x, y in pairs))
+    return found
 
 
 def rows(bench: Bench, turns: int) -> list[list[str]]:

@@ -75,7 +75,7 @@ def accuracies(folder: Path) -> dict[int, dict]:
                 learner.load(str(folder / "rl" / "checkpoints" / f"step_{step:06d}"), checked=True)
                 save_trained(run, start, learner.average(), name)
             evaluate_target(
-                folder / "models" / name, {"prompts": PROMPTS, "turns": 2, "seed": None}, preset=None, preference=None,
+                folder / "models" / name, {"turns": 2, "seed": None}, str(PROMPTS), preset=None, preference=None,
                 split="validation", samples=1, scored=False, controls=False, out=out,
             )  # fmt: skip
         [file] = out.glob("*.json")

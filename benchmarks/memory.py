@@ -47,11 +47,13 @@ OVERRIDES = [
 def measured(recipe: Recipe, plan: Plan) -> dict[str, int]:
     """Bytes of the tensors of one step on one pack, and at the highest point of a second one on two."""
     torch.set_num_threads(1)
+    sft = recipe.sft
+    assert sft is not None
     before = resident()
     model = UnifiedModel(recipe.model, SPECIAL)
     engine = Engine(model.train(), plan.trainings[PLACE], idle_pack(recipe.model, SPECIAL))
     optimizer = engine._engine.optimizer
-    pack = sft_pack(recipe, recipe.sft.stages["stage1"])
+    pack = sft_pack(recipe, sft.stages["stage1"])
     target = SFTPack(pack, torch.zeros(len(pack.velocity_index), recipe.model.latent_dim))
     counts = Counts.of([target])
     totals = {"text": counts.text, "latent": counts.latent}
@@ -76,7 +78,7 @@ def measured(recipe: Recipe, plan: Plan) -> dict[str, int]:
         engine.step([pack], loss, totals)
     hook.remove()
     found["optimizer moments"] = size(t for state in optimizer.state.values() for t in state.values())
-    average = EMA(own_weights(engine), recipe.sft.ema_decay)
+    average = EMA(own_weights(engine), sft.ema_decay)
     found["average"] = size(average.weights.values())
     held = [*model.state_dict().values(), *average.weights.values()]
     held += [t for state in optimizer.state.values() for t in state.values()]

@@ -19,8 +19,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from common import CONFIGS
 
+from benchmarks.common import CONFIGS
 from irg_rl.algorithms import old_policy
 from irg_rl.algorithms.grpo import GRPO
 from irg_rl.algorithms.joint import JointLoss
@@ -44,6 +44,7 @@ from irg_rl.trajectory import Prompt, Trajectory
 from rollouts.drawing import draw_images
 from rollouts.request import Request, never
 from rollouts.sampler import Sampler
+from rollouts.text import sample_texts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 8
@@ -94,13 +95,14 @@ def sample(recipe: Recipe, parts: Parts, watch: Stopwatch) -> tuple[dict[str, fl
 
         return call
 
-    sampler = Sampler(*parts, recipe.rl_sampling, noise=recipe.rl.noise, is_stop=never)
+    sampler = Sampler(*parts, recipe.rl_sampling, noise=recipe.require_rl().noise, is_stop=never)
     requests = [Request(Prompt("p", " ".join(["red"] * PROMPT_TOKENS)), number) for number in range(BATCH)]
-    drawn: list[Trajectory] = []
-    texts = patch("rollouts.sampler.sample_texts", watched("texts", write))
+    drawn: list[list[Trajectory]] = []
+    texts = patch("rollouts.sampler.sample_texts", watched("texts", sample_texts))
     images = patch("rollouts.sampler.draw_images", watched("images", draw_images))
     with texts, images:
-        return *second(watch, lambda: drawn.append(sampler.sample(requests))), drawn
+        seconds, memory = second(watch, lambda: drawn.append(sampler.sample(requests)))
+    return seconds, memory, drawn[-1]
 
 
 def learn(recipe: Recipe, parts: Parts, drawn: list[Trajectory]) -> tuple[dict[str, float], float, list]:
@@ -115,12 +117,14 @@ def learn(recipe: Recipe, parts: Parts, drawn: list[Trajectory]) -> tuple[dict[s
     replay = Replay(model.config, model.special, tokenizer.encode, max_pack_tokens=settings.max_pack_tokens)
     replays = replay.packs(drawn)
     packs = [made.pack for made in replays]
+    algorithm = GRPO.of(recipe)
+    assert isinstance(algorithm, GRPO)
 
     def step() -> None:
         old = old_policy.sampled(drawn)
         if recipe.engine.dtype == "bf16":
             old = old_policy.recompute(engine, replays, drawn, settings.law)
-        loss = JointLoss(GRPO.of(recipe), settings.law, replays, drawn, old)
+        loss = JointLoss(algorithm, settings.law, replays, drawn, old)
         engine.step(packs, loss, loss.denominators())
 
     return *second(engine.watch, step), packs
@@ -135,8 +139,10 @@ def main() -> None:
     planned = Plan(recipe)
     parts = build(recipe)
     matrices, size = Matrices.of(parts[0]), sum(p.numel() for p in parts[0].parameters())
-    add_adapters(parts[0], recipe.rl.lora, seed=0)
-    sampling, sampling_gib, (_, drawn) = sample(recipe, parts, Stopwatch(torch.device(DEVICE)))
+    lora = recipe.require_rl().lora
+    assert lora is not None
+    add_adapters(parts[0], lora, seed=0)
+    sampling, sampling_gib, drawn = sample(recipe, parts, Stopwatch(torch.device(DEVICE)))
     console.print(f"sampled: {sampling}, {sampling_gib:.1f} GiB")
     learning, learning_gib, packs = learn(recipe, parts, drawn)
     leave()

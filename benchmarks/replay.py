@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from common import TEXT_TOKENS, TOLERANCE, Bench, as_context, timed
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.common import TEXT_TOKENS, TOLERANCE, Bench, as_context, timed
 from irg_rl.algorithms.grpo import GRPO
 from irg_rl.algorithms.joint import JointLoss
 from irg_rl.algorithms.old_policy import sampled
@@ -86,7 +86,7 @@ def learn(bench: Bench, law: SamplingLaw, batches: list[Batch]) -> Work:
     for made, loss in zip(replays, losses):
         for index, replay in enumerate(made):
             loss(bench.model(replay.pack), index, totals).total().backward()
-    gradient = torch.cat([p.grad.flatten() for p in bench.model.parameters()])
+    gradient = torch.cat([p.grad.flatten() for p in bench.model.parameters() if p.grad is not None])
     bench.model.zero_grad(set_to_none=True)
     packs = [replay.pack for made in replays for replay in made]
     return Work(gradient, len(packs), sum(pack.tokens for pack in packs))

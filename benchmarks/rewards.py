@@ -17,7 +17,7 @@ import argparse
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from irg_rl.prompts import PromptOrder
 from irg_rl.shapes_world import judge_mind
 from irg_rl.task import Answer, task_of
 from irg_rl.trajectory import Group, ImageSegment, Prompt, TextSegment, Trajectory
+from rewards.base import Image, ImageScorer
 from rewards.build import ScorerSpec, build_scorer
 from rewards.judge_server import JudgeServer
 from tests.paths import CONFIGS
@@ -52,7 +53,7 @@ SIDE = 256
 def speed() -> None:
     torch.set_num_threads(1)
     recipe = load_recipe(CONFIGS / "shapes.yaml")
-    prompts = task_of(recipe).prompts("test", 32)
+    prompts = task_of(recipe).prompts("test")[:32]
     rng = np.random.default_rng(0)
     small = [rng.integers(0, 256, (*recipe.sampling.image_size, 3), dtype=np.uint8) for _ in prompts]
     large = [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in prompts]
@@ -69,8 +70,9 @@ def speed() -> None:
             specs.append((ScorerSpec("ocr", "ocr"), large, signs))
         for spec, images, asked in specs:
             scorer = build_scorer(spec)
+            assert isinstance(scorer, ImageScorer)
             scorer.score(images[:2], asked[:2])
-            taken = _seconds(lambda scorer=scorer, images=images, asked=asked: scorer.score(images, asked))
+            taken = _seconds(scorer, images, asked)
             table.add_row(spec.kind, str(images[0].shape[0]), f"{len(images) / taken:,.1f}")
     console.print(table)
 
@@ -90,11 +92,11 @@ def _clip(folder: Path) -> str:
     return str(path)
 
 
-def _seconds(work: Callable[[], object], repeats: int = 2) -> float:
+def _seconds(scorer: ImageScorer, images: list[Image], prompts: list[Prompt], repeats: int = 2) -> float:
     taken = []
     for _ in range(repeats):
         began = time.perf_counter()
-        work()
+        scorer.score(images, prompts)
         taken.append(time.perf_counter() - began)
     return min(taken)
 
@@ -125,7 +127,7 @@ class SleepingSampler:
         for turn in range(self.turns):
             pixels = torch.from_numpy(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
             segments.append(TextSegment(turn, torch.zeros(1, dtype=torch.long), torch.zeros(1), "", True))
-            segments.append(ImageSegment(turn, pixels, *[empty] * 7))
+            segments.append(ImageSegment(turn, pixels, empty, empty, empty, empty, empty, empty, empty))
         return Trajectory(prompt, number, segments, stopped=False)
 
 
@@ -194,7 +196,7 @@ def _waits(
         waited.append(waits)
         taken.append(time.monotonic() - began)
     while rollouts.outstanding() or critics.outstanding():  # fleets know units by id, and every collector begins at 0
-        collector.pump(0.1, update)
+        collector.pump(0.1, options.updates)
     mean = sum(taken[1:]) / options.updates
     lost = sum(waited[1:]) / options.updates
     return f"{mean:.1f}", f"{lost:.2f}", f"{lost / mean:.1%}"

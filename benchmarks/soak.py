@@ -155,7 +155,7 @@ def summary(entries: list[dict[str, Any]]) -> tuple[str, bool]:
 
 
 def main() -> int:
-    words = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.partition("\n")[0])
+    words = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=(__doc__ or "").partition("\n")[0])
     words.add_argument("folder", type=Path)
     words.add_argument("--hours", type=float, default=2.0, help="hours of all calls together")
     words.add_argument("--every", type=float, default=180.0, help="seconds between two faults")

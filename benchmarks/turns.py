@@ -9,9 +9,9 @@ fitted by least squares; beside it stands the largest distance of a point from i
 """
 
 import numpy as np
-from common import TEXT_TOKENS, Bench, timed
 from rich.table import Table
 
+from benchmarks.common import TEXT_TOKENS, Bench, timed
 from irg_rl.driver.progress import console
 from irg_rl.shapes_world.prompts import make_prompts
 from rollouts.request import Request
@@ -21,7 +21,7 @@ BATCH, TURNS = 16, range(1, 7)
 
 def seconds(bench: Bench, history: str, turns: int) -> tuple[float, float]:
     """Of sampling and of learning."""
-    sampler = bench.sampler({"noise": bench.recipe.rl.noise}, turns=turns, history=history)
+    sampler = bench.sampler({"noise": bench.recipe.require_rl().noise}, turns=turns, history=history)
     requests = [Request(prompt) for prompt in make_prompts(BATCH, "validation", 0)]
     sampling, drawn = timed(lambda: sampler.sample(requests))
     learning, _ = timed(lambda: bench.learn([made.pack for made in bench.replay.packs(drawn)]))
