@@ -107,10 +107,12 @@ def told(folder: Path) -> dict:
     }  # fmt: skip
 
 
-def draw(runs: list[dict], path: Path) -> None:
-    """Draw a panel per run: reward and dark share of drawn images, accuracy on validation prompts, and the alarms."""
-    figure = Figure(figsize=(3.6 * len(runs), 3.4), layout="constrained")
-    for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs):
+def draw(runs: list[dict], columns: int, path: Path) -> None:
+    """Draw a panel per run, `columns` of them beside each other: reward and dark share of drawn images, accuracy on
+    validation prompts, and the alarms."""
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.6 * rows), layout="constrained")
+    for axes, run in zip(figure.subplots(rows, columns, squeeze=False).flat, runs):
         x, reward = range(1, run["updates"] + 1), run["reward"]
         low, high = min(reward), max(max(reward), min(reward) + 1e-9)
         axes.plot(x, [(value - low) / (high - low) for value in reward], color="#9aa5b1", label="reward (0 to 1)")
@@ -124,10 +126,10 @@ def draw(runs: list[dict], path: Path) -> None:
             axes.axvline(update, color="#222222", linestyle=":", linewidth=1)
             axes.annotate(alarm, (update, 1.0 - 0.07 * number), fontsize=7, xytext=(2, 0), textcoords="offset points")
         axes.set_title(run["run"], fontsize=9)
-        axes.set_xlabel("RL update")
+        axes.set_xlabel("RL update", fontsize=8)
         axes.set_ylim(0, 1.05)
-    figure.axes[0].legend(fontsize=7, loc="lower left", frameon=False)
-    figure.savefig(path, dpi=130)
+    figure.axes[0].legend(fontsize=6, loc="center right", frameon=False)
+    figure.savefig(path, dpi=90)
 
 
 def table(runs: list[dict]) -> Table:
@@ -155,7 +157,7 @@ def main() -> None:
     folders = [fork(given.run.resolve(), out, arm, seed, given.updates) for arm in given.arms for seed in given.seeds]
     runs = [told(folder) for folder in folders]
     (out / "hacking.json").write_text(json.dumps(runs, indent=1))
-    draw(runs, out / "hacking.png")
+    draw(runs, len(given.seeds), out / "hacking.png")
     console.print(table(runs))
 
 
