@@ -27,7 +27,7 @@ from PIL import Image as PILImage
 
 from irg_rl.errors import InputError
 from irg_rl.prompts import require_prompt
-from irg_rl.reward_bench.images import BenchImage, decode_cell, decode_file, prompt_of_entry
+from irg_rl.reward_bench.images import LISTS, BenchImage, decode_cell, decode_file, prompt_of_entry
 from irg_rl.task import Ranking
 from irg_rl.text_in import parse_json, read_json, read_lines
 from irg_rl.trajectory import Prompt
@@ -79,20 +79,24 @@ def read_preferences(path: Path) -> PreferenceSet:
 
 def write_preferences(folder: Path, rankings: Sequence[Ranking]) -> int:
     """Write all pairs of rankings in the own layout: image files, and `pairs.jsonl`. Return the number of pairs. The
-    preferred image of a pair is the one that the ranking's simulated person likes more."""
+    preferred image of a pair is the one that the ranking's simulated person likes more. A list of the images and their
+    prompts is written too, so that `read_images` reads the folder."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines, listed = [], []
     for number, ranking in enumerate(rankings):
         names = [f"images/{number:05d}-{place}.png" for place in range(len(ranking.images))]
         for name, image in zip(names, ranking.images):
             PILImage.fromarray(np.asarray(image)).save(folder / name)
+            about = {"prompt": ranking.prompt.text, "metadata": ranking.prompt.metadata, "group": f"{number:05d}"}
+            listed.append(json.dumps({"file_name": name, **about}))
         for a, b in combinations(range(len(names)), 2):
             gap = ranking.liking[a] - ranking.liking[b]
             lines.append(json.dumps({
                 "prompt": ranking.prompt.text, "metadata": ranking.prompt.metadata, "a": names[a], "b": names[b],
                 "preferred": "a" if gap > 0 else "b" if gap < 0 else "tie",
             }))  # fmt: skip
-    (folder / FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for file, content in ((FILE, lines), (LISTS[0], listed)):
+        (folder / file).write_text("\n".join(content) + "\n", encoding="utf-8")
     return len(lines)
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image as PILImage
 
 from irg_rl.errors import InputError
+from irg_rl.reward_bench.images import read_images
 from irg_rl.reward_bench.preferences import read_preferences, write_preferences
 from irg_rl.task import Ranking
 from irg_rl.trajectory import Prompt
@@ -95,6 +96,10 @@ def test_what_a_world_makes_is_read_back_with_its_metadata(tmp_path):
     images = (image(5), image(6), image(7))
     ranking = Ranking(Prompt("p", "a cat", {"tag": "counting"}), images, (1.0, 3.0, 3.0), (1.0, 1.0, 1.0))
     assert write_preferences(tmp_path / "made", [ranking]) == 3
+    images = read_images(tmp_path / "made")  # `irg-rl reward compare RUN made --pairs made` asks about the same images
+    assert len(images) == len(ranking.images) and {image.prompt.text for image in images} == {ranking.prompt.text}
+    assert len({image.group for image in images}) == 1 and images[0].prompt.metadata == ranking.prompt.metadata
+    assert np.array_equal(images[0].read(), ranking.images[0])
     found = read_preferences(tmp_path / "made")
     assert told(found.pairs) == [(5, 6, 0.0), (5, 7, 0.0), (6, 7, 0.5)]
     assert found.pairs[0].first.prompt.metadata == {"tag": "counting"}
