@@ -102,24 +102,21 @@ def listed(folder) -> list[tuple[int, int, str]]:
     return [(line["group"], line["sample"], line["reason"]) for line in lines]
 
 
-def test_the_samples_of_a_skipped_update_are_listed_as_not_trained(collect, tmp_path):
-    collector = collect([FINE], SlotBuffer(1, staleness=0))
+SKIPPED = "its group was not trained: not finite"
+
+
+@pytest.mark.parametrize(("group", "lines"), [
+    (FINE, [(0, 0, SKIPPED), (0, 1, SKIPPED)]),
+    (FAILED, [(0, 1, "judge: no answer"), (0, 0, SKIPPED)]),  # a failed sample is listed once, with its own reason
+])  # fmt: skip
+def test_each_sample_of_a_skipped_update_is_listed_once(collect, tmp_path, group, lines):
+    collector = collect([group], SlotBuffer(1, staleness=0))
     collector.admit(0)
     while not collector.take(0):
         collector.pump(0.2, 0)
     collector.published(1, 0, "not finite")
-    assert listed(tmp_path) == [(0, sample, "its group was not trained: not finite") for sample in range(SIZE)]
+    assert listed(tmp_path) == lines and not collector.listed
     assert collector.slots.ledger.dropped == 1 and collector.slots.ledger.trained == 0
-
-
-def test_a_failed_sample_of_a_skipped_update_is_listed_once_with_its_own_reason(collect, tmp_path):
-    collector = collect([FAILED], SlotBuffer(1, staleness=0))
-    collector.admit(0)
-    while not collector.take(0):
-        collector.pump(0.2, 0)
-    collector.published(1, 0, "not finite")
-    assert listed(tmp_path) == [(0, 1, "judge: no answer"), (0, 0, "its group was not trained: not finite")]
-    assert not collector.listed
 
 
 def test_groups_without_spread_are_replaced_as_often_as_an_update_has_groups(collect):
