@@ -21,7 +21,7 @@ from irg_rl.driver.rl_settings import learner_settings, worker_settings
 from irg_rl.driver.scorers import reward_hub
 from irg_rl.errors import InputError
 from irg_rl.learner.publish import publish
-from irg_rl.model.folder import load_folder
+from irg_rl.model.folder import load_unified
 from irg_rl.prompts import read_prompts, require_prompt
 from irg_rl.task import task_of
 from irg_rl.trajectory import Group, Prompt
@@ -49,7 +49,8 @@ class Policy:
         settings = worker_settings(recipe, folder)
         self._settings = replace(settings, threads=recipe.engine.threads, lora=None)
         self._worker = RolloutWorker(self._settings)
-        first = publish(load_folder(self._folder).model.state_dict().items(), 0)
+        model, _ = load_unified(self._folder)
+        first = publish(model.state_dict().items(), 0)
         self.version, self.digest = self._worker.set_weights(first.arrays, first.version, first.digest)
 
     def sample(self, prompts: Sequence[Prompt | str]) -> list[Group]:

@@ -30,7 +30,7 @@ from irg_rl.learner.publish import Publication, publish
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.replay import Replay, idle_pack
 from irg_rl.learner.steps import WeightSteps
-from irg_rl.model.folder import load_folder
+from irg_rl.model.folder import load_unified
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
 from irg_rl.records import for_looking, save_groups
@@ -90,19 +90,19 @@ class Learner:
         settings = self.settings
         join(self.place, self._store, port, settings.collective_timeout, address)
         rng.seed_everything(settings.seed + self.place.rank)
-        held = load_trainable(
+        model, tokenizer = load_trainable(
             Path(settings.folder), settings.device, settings.engine.precision, settings.lora, settings.seed,
             settings.attention,
         )  # fmt: skip
-        config, special = held.model.config, held.model.special
+        config, special = model.config, model.special
         self._replay = Replay(
-            config, special, held.tokenizer.encode,
+            config, special, tokenizer.encode,
             system_prompt=settings.system_prompt, max_pack_tokens=settings.max_pack_tokens,
         )  # fmt: skip
         algorithm = settings.algorithm
         reference = self._make_reference() if algorithm.needs_reference else None
         self.engine: Engine = Engine(
-            held.model, settings.engine, idle_pack(config, special), self.place,
+            model, settings.engine, idle_pack(config, special), self.place,
             {"context_grad": settings.context_grad},
         )  # fmt: skip
         self.steps = WeightSteps(self.engine.state().changing())
@@ -279,7 +279,7 @@ class Learner:
 
             return base
         dtype = torch.bfloat16 if settings.engine.precision == "bf16" else torch.float32
-        model = load_folder(Path(settings.folder), settings.device, dtype, settings.attention).model
+        model, _ = load_unified(Path(settings.folder), settings.device, dtype, settings.attention)
         model.eval().requires_grad_(False)
 
         def reference(pack: Pack) -> ModelOutput:

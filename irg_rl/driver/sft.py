@@ -28,7 +28,7 @@ from irg_rl.learner.lora import load_trainable
 from irg_rl.learner.process_group import LOOPBACK, Rank, host_store, join
 from irg_rl.learner.reduce import gather_objects
 from irg_rl.learner.update import StepResult
-from irg_rl.model.folder import Folder
+from irg_rl.model.folder import Folder, load_autoencoder
 from irg_rl.model.pack import Pack, PackBuilder
 from irg_rl.report.tracking import Tracker
 from irg_rl.task import task_of
@@ -104,9 +104,11 @@ class StageRank:
         assert sft is not None
         join(self.place, self._store, port, self._patience, address)
         path = model_path(run, self.start)
-        folder = load_trainable(
-            path, recipe.engine.device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
+        device = recipe.engine.device
+        model, tokenizer = load_trainable(
+            path, device, recipe.engine.dtype, self.lora, seed, recipe.engine.attention
         )
+        folder = Folder(model, load_autoencoder(path, device), tokenizer)
         rejections = Rejections(
             run.path("rejected.jsonl"), self.place.rank == 0, sft.rejected_share, self.place.world_size
         )

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from irg_rl.config import LoraRecipe
-from irg_rl.model.folder import Folder, load_folder
+from irg_rl.model.folder import load_unified
+from irg_rl.model.tokenizer import TextTokenizer
 from irg_rl.model.unified import UnifiedModel
 
 FOLDER = "adapter"
@@ -69,14 +70,15 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 def load_trainable(
     path: Path, device: str, precision: str, lora: LoraRecipe | None, seed: int, attention: str = "auto"
-) -> Folder:
-    """Load a model folder for training, in the precision of the forward pass ("fp32" or "bf16"). If `lora` is given,
-    add adapters to the model; their first values depend on `seed`. `attention` selects the attention kernels. The
-    training engine later makes its fp32 master weights from the loaded weights."""
-    folder = load_folder(path, device, torch.bfloat16 if precision == "bf16" else torch.float32, attention)
+) -> tuple[UnifiedModel, TextTokenizer]:
+    """Load the model and the tokenizer of a model folder for training, in the precision of the forward pass ("fp32" or
+    "bf16"). If `lora` is given, add adapters to the model; their first values depend on `seed`. `attention` selects the
+    attention kernels. The training engine later makes its fp32 master weights from the loaded weights."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model, tokenizer = load_unified(path, device, dtype, attention)
     if lora is not None:
-        add_adapters(folder.model, lora, seed)
-    return folder
+        add_adapters(model, lora, seed)
+    return model, tokenizer
 
 
 def served(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

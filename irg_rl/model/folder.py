@@ -78,8 +78,20 @@ def load_folder(
     dtype: torch.dtype = torch.float32,
     attention: Backend | str = Backend.AUTO,
 ) -> Folder:
-    """Check a model folder with `check_folder`, then read it. Every tensor is loaded directly to `device`. The weights
-    of the model are converted to the number type `dtype`, but its position tables and the autoencoder stay in fp32.
+    """Load the model and the tokenizer of a model folder with `load_unified`, and its autoencoder with
+    `load_autoencoder`. Raises InputError as these do."""
+    model, tokenizer = load_unified(path, device, dtype, attention)
+    return Folder(model, load_autoencoder(path, device), tokenizer)
+
+
+def load_unified(
+    path: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attention: Backend | str = Backend.AUTO,
+) -> tuple[UnifiedModel, TextTokenizer]:
+    """Check the model and the tokenizer of a model folder, then read both. Every tensor is loaded directly to `device`.
+    The weights are converted to the number type `dtype`, but the position tables stay in fp32.
 
     The model has two position tables (sin-cos). If a table is not in the weight files, it is computed. `attention`
     selects the attention kernels. Raises InputError if the folder has an error, or if this machine cannot run these
@@ -87,17 +99,24 @@ def load_folder(
     """
     path, attention = Path(path), Backend(attention)
     attention.require(torch.device(device), dtype)
-    folder = check_folder(path)
-    folder.model.attention = attention
+    model, tokenizer = _check_unified(path)
+    model.attention = attention
     weights: dict[str, Tensor] = {}
     for file in weight_files(path):
         weights |= read_tensors(file, device, dtype, fp32=TABLES)
-    for name, table in _tables(folder.model).items():
+    for name, table in _tables(model).items():
         weights.setdefault(name, sincos_table(table.side, table.size).to(device))
-    folder.model.load_state_dict(weights, assign=True)
-    file = path / AUTOENCODER
-    folder.autoencoder.load_flux_state_dict(read_tensors(file, device, torch.float32), str(file))
-    return folder
+    model.load_state_dict(weights, assign=True)
+    return model, tokenizer
+
+
+def load_autoencoder(path: Path, device: torch.device | str = "cpu") -> Autoencoder:
+    """Check the autoencoder of a model folder, then read it to `device`, in fp32. Raises InputError if its file has an
+    error."""
+    path = Path(path)
+    autoencoder, file = _check_autoencoder(path, ModelConfig.read(path)), path / AUTOENCODER
+    autoencoder.load_flux_state_dict(read_tensors(file, device, torch.float32), str(file))
+    return autoencoder
 
 
 def check_folder(path: Path) -> Folder:
@@ -109,6 +128,11 @@ def check_folder(path: Path) -> Folder:
     all such weights.
     """
     path = Path(path)
+    model, tokenizer = _check_unified(path)
+    return Folder(model, _check_autoencoder(path, model.config), tokenizer)
+
+
+def _check_unified(path: Path) -> tuple[UnifiedModel, TextTokenizer]:
     shapes = _weight_shapes(path)
     config = _with_real_table(ModelConfig.read(path), shapes, path)
     tokenizer = load_tokenizer(path)
@@ -116,13 +140,18 @@ def check_folder(path: Path) -> Folder:
         raise InputError(f"{path}: the tokenizer has {len(tokenizer)} ids, the model {config.llm.vocab_size} rows")
     with torch.device("meta"):
         model = UnifiedModel(config, tokenizer.special)
-        autoencoder = Autoencoder(config.vae, config.latent_patch_size)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: expected[name] for name in _tables(model)} | shapes
     check_keys(expected, found, str(path / WEIGHTS))
+    return model, tokenizer
+
+
+def _check_autoencoder(path: Path, config: ModelConfig) -> Autoencoder:
+    with torch.device("meta"):
+        autoencoder = Autoencoder(config.vae, config.latent_patch_size)
     file = path / AUTOENCODER
     autoencoder.check_flux_shapes(read_shapes(file), str(file))
-    return Folder(model, autoencoder, tokenizer)
+    return autoencoder
 
 
 def folder_sizes(path: Path) -> ModelConfig:

@@ -20,7 +20,7 @@ from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.errors import InputError
 from irg_rl.learner.lora import load_trainable
 from irg_rl.learner.publish import Publication
-from irg_rl.model.folder import Folder
+from irg_rl.model.folder import Folder, load_autoencoder
 from irg_rl.text_in import read_json
 from irg_rl.trajectory import Group
 from irg_rl.verify.finding import Finding, NotPossibleError
@@ -117,11 +117,12 @@ class Workbench:
             self.release()
             recipe, engine = self.recipe, self.recipe.engine
             lora = adapters_of(recipe.require_rl())
-            held = load_trainable(self.folder, engine.device, engine.dtype, lora, recipe.rl_seed, engine.attention)
+            model, tokenizer = load_trainable(
+                self.folder, engine.device, engine.dtype, lora, recipe.rl_seed, engine.attention
+            )
             if self.publication is not None:
-                load_weights(held.model, self.publication.arrays, self.publication.digest)
-            held.model.eval()
-            self._held = held
+                load_weights(model, self.publication.arrays, self.publication.digest)
+            self._held = Folder(model.eval(), load_autoencoder(self.folder, engine.device), tokenizer)
         return self._held
 
     def learner(self) -> Learner:

@@ -1,5 +1,6 @@
 """LoRA: what is trained, what stays as it was, and that sampler, learner and model folder are one model."""
 
+import shutil
 import copy
 import json
 from dataclasses import replace
@@ -21,7 +22,7 @@ from irg_rl.learner.parts import OptimizerSettings, part_of
 from irg_rl.learner.process_group import Rank
 from irg_rl.learner.ratio_check import RatioError
 from irg_rl.learner.replay import idle_pack
-from irg_rl.model.folder import WEIGHTS, load_folder, save_folder
+from irg_rl.model.folder import AUTOENCODER, WEIGHTS, load_folder, save_folder
 from irg_rl.trajectory import Group, Prompt
 from rollouts.worker import RolloutWorker, WorkerSettings
 from tests.learner.ranks import run_on_ranks
@@ -160,12 +161,18 @@ def test_one_step_at_the_recommended_rate_changes_the_fp32_masters_under_bf16(le
 
 
 def test_masters_are_made_from_what_bf16_computes_with_so_no_fp32_copy_is_loaded(world, learner, folder):
-    loaded = load_trainable(folder, "cpu", "bf16", None, seed=0).model
+    loaded, _ = load_trainable(folder, "cpu", "bf16", None, seed=0)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     wide = Engine(world.copy(), EngineSettings(OptimizerSettings({"und": 1e-3}), 2, "bf16"),
                   idle_pack(CONFIG, world.model.special))  # fmt: skip
     masters, from_fp32 = weights(learner(lora=None, precision="bf16")), dict(wide.state().weights())
     assert all(torch.equal(masters[name], from_fp32[name]) for name in masters)
+
+
+def test_a_learner_reads_no_autoencoder(learner, folder, tmp_path):
+    """Its groups hold latents. On a GPU the autoencoder would take memory on every rank."""
+    shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns(AUTOENCODER))
+    assert weights(learner(base=tmp_path / "model")).keys() == weights(learner()).keys()
 
 
 def test_a_part_with_rate_zero_stays_bit_for_bit_also_where_all_weights_are_trained(world, folder, groups):
