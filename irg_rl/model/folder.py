@@ -78,8 +78,10 @@ def load_folder(
     dtype: torch.dtype = torch.float32,
     attention: Backend | str = Backend.AUTO,
 ) -> Folder:
-    """Load the model and the tokenizer of a model folder with `load_unified`, and its autoencoder with
-    `load_autoencoder`. Raises InputError as these do."""
+    """Read a model folder with `load_unified` and `load_autoencoder`. Raises InputError as these do, before any weight
+    is read."""
+    path = Path(path)
+    _check_autoencoder(path, ModelConfig.read(path))
     model, tokenizer = load_unified(path, device, dtype, attention)
     return Folder(model, load_autoencoder(path, device), tokenizer)
 

@@ -1,8 +1,8 @@
 """LoRA: what is trained, what stays as it was, and that sampler, learner and model folder are one model."""
 
-import shutil
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from irg_rl.learner.parts import OptimizerSettings, part_of
 from irg_rl.learner.process_group import Rank
 from irg_rl.learner.ratio_check import RatioError
 from irg_rl.learner.replay import idle_pack
-from irg_rl.model.folder import AUTOENCODER, WEIGHTS, load_folder, save_folder
+from irg_rl.model.folder import AUTOENCODER, WEIGHTS, load_unified, save_folder
 from irg_rl.trajectory import Group, Prompt
 from rollouts.worker import RolloutWorker, WorkerSettings
 from tests.learner.ranks import run_on_ranks
@@ -285,7 +285,7 @@ def test_a_worker_without_adapters_refuses_those_of_a_learner(learner, folder):
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_a_kl_term_is_towards_the_base_and_only_zero_3_loads_it_twice(learner, groups, world, monkeypatch, zero_stage):
     loads = []
-    monkeypatch.setattr(actor, "load_folder", lambda *given: loads.append(given) or load_folder(*given))
+    monkeypatch.setattr(actor, "load_unified", lambda *given: loads.append(given) or load_unified(*given))
     made = learner(zero_stage, rate=2e-2, algorithm=grpo(clip_image=1e-2, kl_text=0.1, kl_image=0.1))
     trained(made, groups, updates=1)
     second = made.train(*groups)
