@@ -177,10 +177,12 @@ class Waiting:
 
 def test_a_dead_node_takes_its_data_and_a_rank_with_it(cluster, tmp_path):
     """The data are named, so that they can be made again. The rank ends the run with one line."""
-    node = cluster.add_node(num_cpus=CPUS)
+    cluster.add_node(num_cpus=CPUS)
     with AttachedRay(cluster.address, "death"), SharedFolder(tmp_path) as shared:
         room = reserve([ActorDemand("rank", 2, 1, 0)], shared.check)["rank"]
-        far = [place.id for place in room.nodes()].index(node.node_id)
+        places = [place.id for place in room.nodes()]
+        node = next(one for one in cluster.worker_nodes if one.node_id in places)
+        far = places.index(node.node_id)
         assert room.meeting_address() == room.nodes()[0].address
         ranks = Ranks("rank", lambda rank: Waiting.options(**room.place(rank)).remote(), 2, room.meeting_address())
         ranks.start(120)
