@@ -124,8 +124,8 @@ RL_CASES = (
     in_rl("256 open files", limits="ulimit -n 256"),
     in_rl("Ctrl-C twice", codes=(75,), says="stopped by SIGINT", meddle=interrupt_twice),
     in_rl("SIGTERM to all processes", codes=(75,), says="stopped by SIGTERM", meddle=terminate_all),
-    in_rl("Ray's server killed", codes=(1,), says="resume", meddle=kill_gcs),
-    in_rl("Ray's node process killed", codes=(1,), says="resume", meddle=kill_raylet),
+    in_rl("Ray's server killed", codes=(1,), says="Ray's server has died", meddle=kill_gcs),
+    in_rl("Ray's node process killed", codes=(1,), says="Ray's node process has died", meddle=kill_raylet),
     Case("node with a rollout actor lost", "rl", command=(*DEAD_NODE, "loses_no_group")),
     Case("node with a learner rank lost", "rl", command=(*DEAD_NODE, "a_rank_with_it")),
 )  # fmt: skip

@@ -11,6 +11,7 @@ same exception is raised here, instead of a Ray traceback.
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,9 @@ returns.
 LOOPBACK = "127.0.0.1"
 STOP_S = 60.0
 """How many seconds Ray may take to end before its processes are killed."""
+SERVERS = {"gcs_server": "Ray's server", "raylet": "Ray's node process"}
+"""Programs that Ray cannot go on without -> their names in messages."""
+_LOOK_S = 0.2
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
@@ -83,6 +87,8 @@ class LocalRay:
         self.run_folder = self.folder = folder
         self._temporary = False
         self._loopback_only = ExitStack()
+        self._processes: list[psutil.Process] = []
+        self._ends = threading.Event()
 
     def __enter__(self) -> "LocalRay":
         if ray.is_initialized():
@@ -123,6 +129,9 @@ class LocalRay:
                     job_config=OwnPath(_py_driver_sys_path=[str(PACKAGES)]),
                 )
                 stopping.listen()  # Ray has put a handler of its own in place of ours
+                self._processes = session_processes(self.folder)
+                self._ends.clear()
+                threading.Thread(target=self._watch, daemon=True).start()
                 return
             except Exception as error:  # Ray raises plain `Exception` here, not a subclass
                 self._shut_down()
@@ -142,23 +151,61 @@ class LocalRay:
     def _shut_down(self) -> None:
         """End Ray within `STOP_S` seconds. Processes that still run then are killed, and so are those that a failed
         start has left behind."""
-        late = threading.Timer(STOP_S, kill_processes_of, [self.folder])
+        self._ends.set()
+        late = threading.Timer(STOP_S, self._kill)
         late.daemon = True
         late.start()
         try:
             ray.shutdown()
         finally:
             late.cancel()
-        kill_processes_of(self.folder)
+        self._kill()
+
+    def _watch(self) -> None:
+        """End this process with one line if one of Ray's two servers dies. Neither comes back, and Ray itself would end
+        this process without a line, or only after a minute."""
+        watched = {process: name for process in self._processes if (name := _server_of(process))}
+        while not self._ends.wait(_LOOK_S):
+            for process, name in watched.items():
+                if not _runs(process) and not self._ends.is_set():
+                    sys.stderr.write(
+                        f"\nerror: {name} has died, perhaps for want of memory; its logs are in {self.folder}; resume "
+                        "the run\n"
+                    )
+                    sys.stderr.flush()
+                    self._kill()
+                    os._exit(1)
+
+    def _kill(self) -> None:
+        """Kill all processes of this Ray that still run. Where Ray's node process has died, its agents are no longer
+        descendants of this process, so those that were found at the start are killed, too."""
+        for process in {*self._processes, *session_processes(self.folder)}:
+            with suppress(psutil.Error):
+                process.kill()
 
 
-def kill_processes_of(session: Path) -> None:
-    """Kill the processes of a Ray session. They are descendants of this process, and their command lines contain the
-    folder of the session."""
+def _server_of(process: psutil.Process) -> str | None:
+    """Return what a process is called in messages if Ray cannot go on without it, otherwise None."""
+    with suppress(psutil.Error):
+        return SERVERS.get(Path(process.cmdline()[0]).name)
+    return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def session_processes(session: Path) -> list[psutil.Process]:
+    """Return the processes of a Ray session: the descendants of this process whose command lines contain the folder of
+    the session, and their own descendants, most of which change their command lines."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if any(str(session) in word for word in process.cmdline()):
-                process.kill()
+                found += [process, *process.children(recursive=True)]
+    return found
 
 
 class OwnPath(JobConfig):

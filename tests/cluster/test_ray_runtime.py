@@ -2,23 +2,26 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import torch
 
 from irg_rl.cluster.ray_runtime import (
+    SERVERS,
     LocalRay,
     RaySettings,
     WaitTimeoutError,
     actor_options,
     bounded_get,
-    kill_processes_of,
     session_folder,
+    session_processes,
     thread_environment,
 )
 from irg_rl.cluster.threads import take_thread_share
@@ -121,16 +124,39 @@ def test_ray_listens_on_the_loopback_address_only(local_ray):
     assert open_to_all == []
 
 
-def test_processes_of_a_session_are_killed_and_no_others(tmp_path):
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    mine, other = (subprocess.Popen([*sleep, str(tmp_path / name / "sockets")]) for name in ("ray", "other"))
+def test_processes_of_a_session_are_found_with_their_children_and_no_others(tmp_path):
+    sleep = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    both = [subprocess.Popen([sys.executable, "-c", sleep, str(tmp_path / name / "sockets")]) for name in ("ray", "o")]
     try:
-        kill_processes_of(tmp_path / "ray")
-        assert mine.wait(timeout=10) != 0
-        assert other.poll() is None
+        while sum(len(psutil.Process(one.pid).children()) for one in both) < 2:
+            time.sleep(0.05)
+        found = session_processes(tmp_path / "ray")
+        assert found == [psutil.Process(both[0].pid), *psutil.Process(both[0].pid).children()]
     finally:
-        other.kill()
-        other.wait()
+        for one in both:
+            for child in psutil.Process(one.pid).children():
+                child.kill()
+            one.kill()
+            one.wait()
+
+
+SERVERLESS = """
+import sys, time
+from pathlib import Path
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, session_processes
+with LocalRay(RaySettings(num_cpus=1), Path(sys.argv[1])) as local:
+    [server] = [one for one in session_processes(local.folder) if Path(one.cmdline()[0]).name == sys.argv[2]]
+    server.kill()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_run_ends_with_one_line_when_a_server_of_ray_dies(tmp_path, server):
+    command = [sys.executable, "-c", SERVERLESS, str(tmp_path), server]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.fullmatch(rf"error: {SERVERS[server]} has died, .*; resume the run", done.stderr.splitlines()[-1])
 
 
 def test_the_files_of_ray_are_private(local_ray):
