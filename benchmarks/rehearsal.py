@@ -2,7 +2,7 @@
 
     python -m benchmarks.rehearsal [key=value ...]
 
-Writes docs/rehearsal.md with date, card, speeds and memory, and what `irg-rl plan` says of them; settings on top of
+Writes the upper part of docs/rehearsal.md with date, card, speeds and memory, and what `irg-rl plan` says of them; settings on top of
 the recipe's are named there. On a GPU of 80 GB: configs/bagel-grpo.yaml with adapters in
 bf16, two turns of 512 pixels; some minutes. Without a GPU the same code runs on the model of configs/shapes.yaml in
 fp32, a minute, and the page says so. Everything is done twice and the second time counts, wall clock. Floating-point
@@ -59,6 +59,8 @@ LARGE = [
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Operations per second of a card's matrix units, dense bf16, by its data sheet."""
 PAGE = Path(__file__).parents[1] / "docs" / "rehearsal.md"
+BELOW = "## What has not run on a card"
+"""Heading of the part of the page that this program does not write."""
 Parts = tuple[UnifiedModel, Autoencoder, TextTokenizer]
 
 
@@ -178,7 +180,8 @@ def main() -> None:
         f"Replayed are {tokens:,} tokens, noise blocks of the trained steps included.", "",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]  # fmt: skip
-    PAGE.write_text("\n".join(said) + "\n")
+    planned_page = PAGE.read_text()[PAGE.read_text().index(BELOW) :]  # it was planned, not measured, and stays
+    PAGE.write_text("\n".join(said) + "\n\n" + planned_page)
     console.print(PAGE.read_text(), markup=False)
 
 

@@ -159,7 +159,7 @@ SIGNALS = (
 
 CASES = (*map(killed, STAGES), *RL_CASES, *SFT_CASES, *SIGNALS)
 IN_CI = (
-    "driver killed in sft2", "driver killed in rl", "SIGTERM in sft1", "SIGHUP in rl", "rollout actor killed",
+    "driver killed in sft2", "driver killed in rl", "SIGTERM in sft1", "SIGHUP in sft2", "rollout actor killed",
     "all checkpoints of SFT damaged",
 )  # fmt: skip
 """Names of the cases that tests/test_end_to_end.py runs."""

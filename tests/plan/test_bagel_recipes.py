@@ -30,6 +30,25 @@ def test_each_fits_eight_of_its_cards_with_a_tenth_to_spare(name):
         assert place.peak <= 0.9 * CARDS[name] * GIB, f"{place.name}: {place.peak / GIB:.1f} GiB"
 
 
+LORA = "lora={rank: 64, alpha: 128}"
+
+
+@pytest.mark.parametrize(("name", "more", "card"), [
+    ("bagel-sft-stage1", [], H200), ("bagel-sft-stage2", [], H200),
+    ("bagel-sft-stage1", [f"sft.stage1.{LORA}"], H100), ("bagel-sft-stage2", [f"sft.stage2.{LORA}"], H100),
+    ("bagel-irgl", ["sft.zero_stage=2", FEW], H200),
+])  # fmt: skip
+def test_sft_fits_eight_cards_as_the_table_of_the_rehearsal_says(name, more, card):
+    plan = Plan(load_recipe(CONFIGS / f"{name}.yaml", more))
+    assert max(place.peak for place in plan.places) <= 0.9 * card * GIB
+
+
+@pytest.mark.parametrize("name", ["bagel-sft-stage1", "bagel-sft-stage2"])
+def test_sft_of_all_weights_does_not_fit_small_cards(name):
+    plan = Plan(load_recipe(CONFIGS / f"{name}.yaml"))
+    assert max(place.peak for place in plan.places) > H100 * GIB
+
+
 def test_scorers_are_counted_beside_a_rollout_actor_and_in_evaluation_unless_they_are_on_the_cpu():
     recipes = [load_recipe(CONFIGS / "bagel-lora-grpo.yaml", [FEW, *more]) for more in ([], ["rewards.device=cpu"])]
     for name in (ROLLOUT, EVALUATION):
