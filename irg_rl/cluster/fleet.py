@@ -22,6 +22,10 @@ would occur again. So it ends the run, and the message names the unit or the act
 The arguments of a unit may be Ray references to data on another node. If that node dies, the data are gone, and no
 actor can do the unit. Then it leaves the fleet, and `without_arguments` names it.
 
+`post` sends news, such as new weights, to all actors without waiting for them. An actor gets the news when it has
+finished its unit, and it gets no other unit before it has acknowledged the news. So one slow actor does not hold up the
+others.
+
 Results are identified by the id of their unit. The result of a unit must depend only on its arguments, never on the
 actor or on the order of the units. Then the results of a run do not change if actors are killed.
 """
@@ -86,6 +90,17 @@ class _Unit:
     last_loss: str = ""
 
 
+@dataclass(frozen=True)
+class _News:
+    """A method call that every actor must answer before it gets its next unit. `check` raises an error if the answer is
+    wrong."""
+
+    method: str
+    args: tuple
+    timeout: float
+    check: Callable[[Any], None]
+
+
 @dataclass
 class _Member:
     index: int
@@ -93,8 +108,10 @@ class _Member:
     actor: ActorHandle | None = None
     unit: _Unit | None = None
     refs: list[ObjectRef] = field(default_factory=list)
+    news: _News | None = None  # not sent yet, because the actor is starting, working, or reading older news
+    told: tuple[ObjectRef, _News] | None = None  # sent to the idle actor, which has not acknowledged them yet
     began: float = 0.0  # when the unit began
-    deadline: float = 0.0  # deadline of the unit, or of the start
+    deadline: float = 0.0  # deadline of the unit, of the start, or of the acknowledgement
     respawn_at: float = 0.0
     deaths: int = 0  # number of deaths in a row; a finished unit resets it to 0
 
@@ -169,10 +186,10 @@ class Fleet:
         return taken / self.settings.size
 
     def under_way(self) -> list[ObjectRef]:
-        """Return one Ray reference for each actor that is starting or working on a unit (a method call). The reference
-        becomes ready when the start or the unit has finished.
+        """Return one Ray reference for each actor that is starting, working on a unit (a method call), or reading news.
+        The reference becomes ready when the start or the unit has finished, or when the news are acknowledged.
         """
-        return [m.refs[0] for m in self._members if m.health in (Health.STARTING, Health.BUSY)]
+        return list(self._awaited())
 
     def submit(self, unit: Hashable, method: str, *args: Any, returns: int = 1) -> None:
         """Queue the call `actor.method(*args)` as a unit with the id `unit`. `returns` is the number of values that the
@@ -258,6 +275,19 @@ class Fleet:
         self._require_enough()
         return answers
 
+    def post(self, method: str, *args: Any, timeout: float, check: Callable[[Any], None]) -> None:
+        """Let every actor call a method as soon as it has no unit, and return at once. Until an actor has answered, it
+        gets no unit. `poll` gives its answer to `check`, which raises an error if the answer is wrong.
+
+        An actor that dies or does not answer within `timeout` seconds is replaced, as one that is lost with its unit.
+        The new actor gets the news from `prepare` only. News that an actor has not been sent yet are replaced by newer
+        ones.
+        """
+        for member in self._members:
+            if member.actor is not None:
+                member.news = _News(method, args, timeout, check)
+                self._tell(member)
+
     def wait_until_serving(self, count: int, timeout: float) -> None:
         """Wait until at least `count` actors are ready for work or working. Raises WaitTimeoutError if this takes
         longer than `timeout` seconds. The error lists the states of all actors.
@@ -298,7 +328,7 @@ class Fleet:
         for member in self._members:
             if not self._queue:
                 return
-            if member.health == Health.IDLE:
+            if member.health == Health.IDLE and member.told is None:
                 unit = self._queue.popleft()
                 unit.attempts += 1
                 call = getattr(member.actor, unit.method).options(num_returns=unit.returns).remote(*unit.args)
@@ -309,7 +339,7 @@ class Fleet:
                 member.deadline = member.began + self.settings.unit_timeout
 
     def _collect(self, timeout: float) -> list[Finished]:
-        waiting = {m.refs[0]: m for m in self._members if m.health in (Health.STARTING, Health.BUSY)}
+        waiting = self._awaited()
         if not waiting:
             time.sleep(min(timeout, self.settings.backoff))
             return []
@@ -317,15 +347,50 @@ class Fleet:
         if not ready and timeout > 0:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout, fetch_local=False)
         finished = [f for ref in ready if (f := self._settle(waiting[ref])) is not None]
-        for member in self._members:
-            if member.health in (Health.STARTING, Health.BUSY) and self._clock() > member.deadline:
+        for member in self._awaited().values():
+            if self._clock() > member.deadline:
                 self._lose(member, "no answer before its deadline")
         return finished
 
+    def _awaited(self) -> dict[ObjectRef, _Member]:
+        """Return the reference that is awaited -> its member, for each member that is starting, working or reading
+        news."""
+        told = {member.told[0]: member for member in self._members if member.told is not None}
+        return told | {m.refs[0]: m for m in self._members if m.health in (Health.STARTING, Health.BUSY)}
+
+    def _tell(self, member: _Member) -> None:
+        """Send a member its news, if it has some and nothing else to do."""
+        if member.health != Health.IDLE or member.told is not None or member.news is None:
+            return
+        news, member.news = member.news, None
+        member.told = getattr(member.actor, news.method).remote(*news.args), news
+        member.deadline = self._clock() + news.timeout
+
+    def _hear(self, member: _Member) -> None:
+        """Check the answer of a member to its news. The member may have died instead of answering."""
+        assert member.told is not None
+        ref, news = member.told
+        try:
+            answer = bounded_get(ref, 60.0, f"{news.method} of {self.name} {member.index}")
+        except LOST as error:
+            self._lose(member, f"{news.method}: {reason_of(error)}")
+            return
+        news.check(answer)
+        member.told = None
+        self._tell(member)
+
+    def _rest(self, member: _Member) -> None:
+        """The member has nothing to do. Send it its news."""
+        member.health, member.unit = Health.IDLE, None
+        self._tell(member)
+
     def _settle(self, member: _Member) -> Finished | None:
         """Handle an actor whose Ray reference is ready. This means that its start has finished, its unit has finished,
-        or the actor has died. Return the result if a unit has finished, otherwise None.
+        its news are acknowledged, or the actor has died. Return the result if a unit has finished, otherwise None.
         """
+        if member.told is not None:
+            self._hear(member)
+            return None
         unit = member.unit
         what = f"{self.name} {member.index}: " + (f"unit {unit.id!r}" if unit is not None else "start")
         try:
@@ -339,18 +404,18 @@ class Fleet:
                 raise FleetError(f"{what}: {reason_of(error)}") from error
             self._lose(member, reason_of(error))
             return None
-        member.health = Health.IDLE
+        others = tuple(member.refs[1:])
+        self._rest(member)
         if unit is None:
             return None
-        member.unit = None
         member.deaths = 0
         self._worked += self._clock() - member.began
         self._known.discard(unit.id)
-        return Finished(unit.id, value, tuple(member.refs[1:]), unit.attempts)
+        return Finished(unit.id, value, others, unit.attempts)
 
     def _forget(self, member: _Member, unit: _Unit) -> None:
         """Take a unit out of the fleet whose arguments are lost. Its actor is well."""
-        member.health, member.unit = Health.IDLE, None
+        self._rest(member)
         self._known.discard(unit.id)
         self._without_arguments.append(unit.id)
         self.losses.append(f"{self.name}: the arguments of unit {unit.id!r} were lost with their node")
@@ -389,7 +454,7 @@ class Fleet:
     def _kill(member: _Member) -> None:
         if member.actor is not None:
             ray.kill(member.actor, no_restart=True)
-        member.actor = None
+        member.actor = member.news = member.told = None
         member.refs = []
 
 

@@ -82,6 +82,8 @@ class Learners:
         self.lora = adapters_of(self.recipe.require_rl())
         self.ranks.start(start_limit(self.recipe, model_path(run, start)))
         self.thread = ThreadPoolExecutor(1, "learner")
+        self.longest = saving_limit(self.recipe, self.lora) + START_S
+        """Longest time for anything in the thread. Remote calls time out earlier, with a better message."""
         self.updates = 0
         self.steps = 0  # optimizer steps that were applied
         self.skipped = ""  # why the last update has trained nothing; empty if it has
@@ -91,12 +93,16 @@ class Learners:
         self.message = self.publish()
 
     def publish(self) -> Published:
+        """Do what `publication` does, and keep it as the newest message to the samplers."""
+        self.message = self.publication()
+        return self.message
+
+    def publication(self) -> Published:
         """Put the current weights into Ray's object store, from where samplers load them. The version of the weights is
         the number of updates so far."""
         deadline = sending_limit(self.recipe, self.lora)
         (facts, arrays), *_ = self.ranks.call("publish_apart", self.updates, timeout=deadline, kept=1)
-        self.message = Published(facts.version, facts.digest, arrays, facts.step)
-        return self.message
+        return Published(facts.version, facts.digest, arrays, facts.step)
 
     def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
         return self._all("check_ratio", *groups)[0]
@@ -122,8 +128,7 @@ class Learners:
 
     def finish(self, training: Future) -> dict[str, float]:
         """Wait for the end of the update that `train` has started, and return its metrics."""
-        longest = self.recipe.engine.deadline_s + START_S  # the remote call times out earlier, with a better message
-        metrics = training.result(timeout=longest)[0]
+        metrics = training.result(timeout=self.longest)[0]
         self.updates += 1
         before, self.steps = self.steps, int(metrics.pop("step"))
         had_material = any(name.startswith("loss/") for name in metrics)

@@ -168,6 +168,65 @@ def test_new_weights_overtake_the_old_ones_that_a_starting_actor_was_sent(make_f
     assert {value for _, value in values(fleet.run([(n, "paint", (n,)) for n in range(4)], timeout=60))} == {2}
 
 
+def require(version: int):
+    def check(answer: int) -> None:
+        if answer != version:
+            raise ValueError(f"painter has {answer} in place of {version}")
+
+    return check
+
+
+def poll_until(fleet: Fleet, count: int) -> list:
+    found, end = [], time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < end
+        found += fleet.poll(0.2)
+    return found
+
+
+def test_a_busy_actor_holds_up_nobody_and_hears_the_news_before_its_next_unit(make_fleet):
+    """Fails where the news wait for the busy actor, or where its next unit does not wait for the news."""
+    fleet = make_fleet(prepare=Weights(1).send)
+    fleet.wait_until_serving(2, timeout=60)
+    fleet.submit("slow", "paint_slowly", 1, 2.0)
+    for version in (2, 3):
+        fleet.post("receive", version, timeout=30, check=require(version))
+    for number in range(3):
+        fleet.submit(number, "paint", number)
+    assert sorted(values(poll_until(fleet, 3))) == [(0, 3), (1, 3), (4, 3)]  # the slow one would give (1, 1)
+    fleet.submit("also slow", "paint_slowly", 3, 2.0)  # the other actor takes it, so the first one takes the last unit
+    fleet.submit("last", "paint", 2)
+    assert sorted((done.id, done.value) for done in poll_until(fleet, 3)) == [
+        ("also slow", (9, 3)), ("last", (4, 3)), ("slow", (1, 1)),
+    ]  # fmt: skip
+
+
+def test_a_wrong_answer_to_news_is_raised_and_a_late_one_costs_the_actor(make_fleet):
+    weights = Weights(1)
+    fleet = make_fleet(prepare=weights.send, size=1)
+    fleet.wait_until_serving(1, timeout=60)
+    weights.version = 2
+    fleet.post("paint_slowly", 1, 600.0, timeout=0.5, check=require(2))
+    fleet.submit("a", "paint", 2)
+    assert values(poll_until(fleet, 1)) == [(4, 2)]
+    assert fleet.losses == ["painters 0: no answer before its deadline"]
+    fleet.post("receive", 3, timeout=30, check=require(4))
+    with pytest.raises(ValueError, match="painter has 3 in place of 4"):
+        poll_until(fleet, 1)
+
+
+def test_an_actor_that_dies_with_its_unit_hears_the_news_from_prepare(make_fleet, tmp_path):
+    note = tmp_path / "note"
+    note.touch()
+    weights = Weights(1)
+    fleet = make_fleet(prepare=weights.send, size=1)
+    fleet.wait_until_serving(1, timeout=60)
+    fleet.submit("fatal", "die_once", 3, str(note))
+    weights.version = 2
+    fleet.post("receive", 2, timeout=30, check=require(2))
+    assert values(poll_until(fleet, 1)) == [(9, 2)]
+
+
 def test_a_hanging_unit_is_killed_at_its_deadline_and_done_again(make_fleet, tmp_path):
     note = tmp_path / "note"
     note.touch()

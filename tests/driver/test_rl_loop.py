@@ -1,13 +1,18 @@
 """What an update logs of the groups that left since the last one, and what the samplers have after it."""
 
+from dataclasses import replace
+
 import pytest
 
 from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.learners import Learners
-from irg_rl.driver.rl_loop import Loop, critic_fleet, drawn, rollout_fleet
+from irg_rl.driver.rl_loop import Loop, critic_fleet, rollout_fleet
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.driver.stages import tracker_of
-from irg_rl.records import load_groups
+from irg_rl.driver.update_metrics import drawn, summary
+from irg_rl.records import load_groups, step_folder
+from irg_rl.report.metrics_log import read_metrics
+from irg_rl.report.tracking import METRICS
 from tests.driver.begun import begun_run
 
 
@@ -25,14 +30,24 @@ def test_the_share_of_groups_with_spread_and_the_drawn_reward_count_groups_that_
     }  # fmt: skip
 
 
-def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_made(local_ray, world, tmp_path):
+def test_the_age_of_a_group_is_the_number_of_updates_since_it_was_sampled():
+    groups = [replace(group(number, 0.5, True), version=version) for number, version in enumerate((3, 3, 4, 5))]
+    metrics = summary(groups, 5)
+    assert (metrics["age/mean"], metrics["age/max"]) == (1.25, 2.0)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_made(
+    local_ray, world, tmp_path, staleness
+):
     """Fails where the weights are published before the step: the samplers would always be one update behind. Every
-    second update is also stored for looking."""
+    second update is also stored for looking. No group is older than the staleness, and each has the digest of its
+    version."""
     run = begun_run(
         world, tmp_path, tracking={"wandb": False}, engine={"threads": 1, "rollout_actors": 1},
         sampling={"image_size": [16, 16], "points": 3, "max_text_tokens": 4, "turns": 1},
         rl={"updates": 2, "groups": 1, "group_size": 2, "noise": {"window": "all"}, "checkpoint_every": 5,
-            "look_every": 2},
+            "look_every": 2, "staleness": staleness, "dump_every": 1},
         rewards={"scorers": [{"name": "light", "kind": "tests.rewards.scorers:Brightness"}]},
     )  # fmt: skip
     with scorer_specs(run.recipe, run.path("scorers")) as specs, tracker_of(run) as tracker:
@@ -46,6 +61,12 @@ def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_ma
             for part in (*fleets, learners):
                 part.stop()
     assert served.digest != first
+    sampled = [one for number in (1, 2) for one in load_groups(step_folder(run.folder, number))]
+    versions = [group.version for group in sampled]
+    assert versions[0] == 0 and versions[1] in ({1} if staleness == 0 else {0, 1})
+    assert all((t.version, t.digest == first) == (g.version, g.version == 0) for g in sampled for t in g.trajectories)
+    ages = [row["age/max"] for row in read_metrics(run.folder / METRICS) if row["stage"] == "rl"]
+    assert ages == [0, 1 - versions[1]]
     assert (served.version, served.digest) == (2, trained.digest)
     [look] = (run.folder / "looks").iterdir()
     [shown] = load_groups(look)
