@@ -10,7 +10,7 @@ stand for the number of a turn, a part of the model and the name of a scorer.
 | RL (`rl..`) | `held_out/{scorer}`, `drawn/{statistic}` of images and texts, `accuracy/turn{k}` and        |
 |             | `accuracy/n` (validation), `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, |
 |             | `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
-|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`, and what the algorithm declares (`curves`) |
+|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`, `age/{mean,max}`, and what the algorithm declares (`curves`) |
 """
 
 import base64
@@ -86,6 +86,7 @@ CURVES = (
           share=True),
     Curve("Largest |log ratio| of an update", RL, r"(?P<panel>text|image)/(?P<line>turn\d+)/log_ratio_max",
           "|log ratio|", UPDATES, log_scale=True),
+    Curve("Age of trained groups", RL, r"age/(?P<line>mean|max)", "updates since sampling", UPDATES),
     Curve("Time of an update", RL, r"seconds/(?P<line>.+)", "seconds", UPDATES),
 )  # fmt: skip
 
