@@ -15,17 +15,21 @@ which share of the time the learner works, and how much processor time the drive
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.experimental import get_object_locations
 from rich.table import Table
 
 from benchmarks.sleeping import Pauses, fleets, updates_of
+from irg_rl.cluster.fleet import Fleet
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
 from irg_rl.driver.learners import Learners
 from irg_rl.driver.progress import console
-from irg_rl.driver.rl_loop import Loop, critic_fleet, rollout_fleet
+from irg_rl.driver.rl_fleets import critic_fleet, rollout_fleet
+from irg_rl.driver.rl_loop import Loop
 from irg_rl.driver.rl_settings import worker_settings
 from irg_rl.driver.run_folder import Run
 from irg_rl.driver.scorers import scorer_specs
@@ -57,7 +61,7 @@ def real(options: argparse.Namespace) -> None:
             )
             whole, groups = collect + learn + publish, run.recipe.require_rl().groups
             table.add_row(str(actors), f"{whole:.2f}", f"{collect:.2f}", f"{learn:.2f}", f"{60 * groups / whole:.0f}")
-        found, expected = _bytes_of_a_trajectory(run, world)
+        found, expected = _bytes_of_a_trajectory(_tiny_run(world, Path(folder, "bytes"), 1), world)
     console.print(table)
     console.print(f"bytes of a trajectory in the object store: {found:,.0f} found, at most {expected:,.0f} expected")
 
@@ -96,7 +100,7 @@ def _bytes_of_a_trajectory(run: Run, world: TinyWorld) -> tuple[float, float]:
     _, *groups = worker.sample_groups(ids, [PromptOrder(PROMPTS, 0)[number] for number in ids], size)
     with LocalRay(RaySettings(num_cpus=1, object_store_mb=128), run.folder):
         refs = [ray.put(group) for group in groups]
-        found = ray.experimental.get_object_locations(refs)
+        found = get_object_locations(refs)
         stored = sum(found[ref]["object_size"] for ref in refs)
     return stored / (size * len(ids)), group_bytes(run.recipe) / size
 
@@ -110,19 +114,15 @@ class Found:
     driver_ms: float  # processor time of the driver for a group, in milliseconds
 
 
-def simulate(actors: int, staleness: int, groups: int, updates: int, faster: float, processes: int) -> Found:
+def simulate(made: Sequence[Fleet], staleness: int, groups: int, updates: int, faster: float, folder: Path) -> Found:
     """Make `updates` updates and measure them. Those before do not count: `staleness` + 1 of them, with which the
     buffer of groups fills."""
-    pauses = Pauses(GROUP_S / faster, 2, 64, SPREAD, STRAGGLERS, LOAD_S / faster)
-    before = staleness + 1
-    with tempfile.TemporaryDirectory() as folder, fleets(actors, pauses, [LIGHT], processes) as made:
-        spent, began = [], 0.0
-        for one in updates_of(made, staleness, groups, 8, LEARN_S / faster, before + updates, Path(folder)):
-            spent.append(one)
-            if len(spent) == before:
-                began = time.process_time()
-        used = time.process_time() - began
-    counted = spent[before:]
+    before, spent, began = staleness + 1, [], 0.0
+    for one in updates_of(made, staleness, groups, 4, LEARN_S / faster, before + updates, folder):
+        spent.append(one)
+        if len(spent) == before:
+            began = time.process_time()
+    used, counted = time.process_time() - began, spent[before:]
     whole = sum(one.whole for one in counted)
     return Found(
         faster * whole / updates, sum(one.learning for one in counted) / whole, 1e3 * used / (updates * groups)
@@ -130,19 +130,24 @@ def simulate(actors: int, staleness: int, groups: int, updates: int, faster: flo
 
 
 def simulated(options: argparse.Namespace) -> None:
-    table = Table("staleness", "an update, s", "learner works", "driver, ms a group")
-    with tempfile.TemporaryDirectory() as folder, LocalRay(RaySettings(2, 512), Path(folder)):
-        for staleness in options.staleness:
-            found = simulate(
-                max(options.actors), staleness, options.groups, options.updates, options.faster, options.processes
-            )
-            table.add_row(str(staleness), f"{found.update_s:.0f}", f"{found.busy:.1%}", f"{found.driver_ms:.2f}")
+    [actors], faster = options.actors, options.faster
     console.print(
-        f"{max(options.actors)} rollout actors, {options.groups} groups an update; a group {GROUP_S:g} s (spread "
-        f"{SPREAD}, {STRAGGLERS:.0%} four times as long), learning {LEARN_S:g} s, loading {LOAD_S:g} s; "
-        f"{options.faster:g} times faster"
+        f"{actors} rollout actors, {options.groups} groups an update; a group {GROUP_S:g} s (spread {SPREAD}, "
+        f"{STRAGGLERS:.0%} four times as long), learning {LEARN_S:g} s, loading {LOAD_S:g} s; {faster:g} times faster"
     )
-    console.print(table)
+    table = Table("staleness", "an update, s", "learner works", "driver, ms a group")
+    pauses = Pauses(GROUP_S / faster, 2, 64, SPREAD, STRAGGLERS, LOAD_S / faster)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalRay(RaySettings(2, 512), Path(folder)),
+        fleets(actors, pauses, [LIGHT], options.processes) as made,
+    ):
+        for staleness in options.staleness:
+            found = simulate(made, staleness, options.groups, options.updates, faster, Path(folder))
+            table.add_row(str(staleness), f"{found.update_s:.0f}", f"{found.busy:.1%}", f"{found.driver_ms:.2f}")
+            console.print(table)  # also the rows so far, because each takes minutes
+    for number, loss in enumerate(made[0].losses + made[1].losses):
+        console.print(f"loss {number}: {loss}")
 
 
 def main() -> None:
@@ -151,7 +156,7 @@ def main() -> None:
     parser.add_argument("--actors", type=int, nargs="+", help="rollout actors; default: 1 2 4, or 256 simulated ones")
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--groups", type=int, default=256, help="groups of an update of the simulation")
-    parser.add_argument("--updates", type=int, default=4, help="updates of the simulation that are measured")
+    parser.add_argument("--updates", type=int, default=3, help="updates of the simulation that are measured")
     parser.add_argument("--faster", type=float, default=20.0)
     parser.add_argument("--processes", type=int, default=4, help="processes of the simulated actors")
     options = parser.parse_args()

@@ -16,7 +16,7 @@ import torch
 from irg_rl.algorithms.grpo import GRPO
 from irg_rl.cluster.fleet import Fleet, FleetSettings
 from irg_rl.cluster.slots import SlotBuffer
-from irg_rl.driver.collector import Collector, DroppedSamples
+from irg_rl.driver.collector import LONGEST_WAIT_S, Collector, DroppedSamples
 from irg_rl.driver.critic import CreditSettings, Critic, CriticSettings
 from irg_rl.prompts import PromptOrder
 from irg_rl.trajectory import Group, ImageSegment, Prompt, TextSegment, Trajectory
@@ -126,7 +126,7 @@ def updates_of(
                 scoring += 0.0 if sampling else time.monotonic() - before
             training = thread.submit(time.sleep, learning)
             while collector.busy and not training.done():
-                collector.pump(0.05, update)
+                collector.pump(LONGEST_WAIT_S, update)
             training.result(timeout=learning + START_S)
             _publish(rollouts, update + 1, staleness)
             collector.published(update + 1, update)

@@ -24,7 +24,7 @@ import ray
 from ray import ObjectRef
 from ray._private import ray_constants
 from ray.actor import ActorHandle, ActorProxy
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
 
 from irg_rl import faults, stopping
@@ -39,6 +39,8 @@ returns.
 LOOPBACK = "127.0.0.1"
 STOP_S = 60.0
 """How many seconds Ray may take to end before its processes are killed."""
+KILL_S = 10.0
+"""How many seconds Ray may take to kill an actor."""
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
@@ -67,6 +69,30 @@ def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
     """Start actor number `index`, and return its handle. `factory(index)` does the work. This function only adds a cast
     for type checkers, because Ray declares another type for the handle."""
     return cast(ActorHandle, factory(index))
+
+
+def within(seconds: float, work: Callable[[], object]) -> bool:
+    """Call `work()`, and wait for its end at most so many seconds. Return whether it has ended. Use this for calls of
+    Ray that have no time limit of their own: they wait for ever if a process of Ray hangs."""
+    failed: list[Exception] = []
+
+    def call() -> None:
+        try:
+            work()
+        except (RayError, RuntimeError, ValueError, OSError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    return not thread.is_alive()
+
+
+def end_actor(actor: ActorHandle) -> None:
+    """Kill an actor, in at most KILL_S seconds."""
+    within(KILL_S, lambda: ray.kill(actor, no_restart=True))
 
 
 class LocalRay:

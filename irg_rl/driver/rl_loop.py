@@ -18,29 +18,26 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
-import ray
 import torch
 from ray import ObjectRef
 
 from irg_rl import faults, stopping
 from irg_rl.algorithms.base import algorithm_of
-from irg_rl.cluster.fleet import Fleet, FleetSettings
-from irg_rl.cluster.placement import ActorRoom
-from irg_rl.cluster.ray_runtime import actor_options
+from irg_rl.cluster.fleet import Fleet
+from irg_rl.cluster.pulse import Pulse
 from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.cluster.timeline import Interval, Timeline
 from irg_rl.config import adapters_of
-from irg_rl.driver.collector import Collector, DroppedSamples
-from irg_rl.driver.critic import Critic, CriticSettings
+from irg_rl.driver.collector import LONGEST_WAIT_S, Collector, DroppedSamples
 from irg_rl.driver.learners import Learners, Published
-from irg_rl.driver.limits import sending_limit, start_limit
-from irg_rl.driver.prepare import model_path, rl_prompts_file
+from irg_rl.driver.limits import sending_limit
+from irg_rl.driver.prepare import rl_prompts_file
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.rl_settings import worker_settings
-from irg_rl.driver.room import ANYWHERE, CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
+from irg_rl.driver.rl_fleets import arguments, critic_fleet, rollout_fleet
+from irg_rl.driver.room import CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.driver.update_metrics import drawn, summary
@@ -52,7 +49,6 @@ from irg_rl.report.samples import from_trajectory
 from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
 from rollouts.traffic import store_bytes
-from rollouts.worker import RolloutWorker
 
 Result = TypeVar("Result")
 LOGGED_TRAJECTORIES = 8
@@ -83,47 +79,13 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     with scorer_specs(run.recipe, trained) as specs, ray_with_room(run, settings, asked) as room:
         learners = Learners(run, start, room[LEARNER])
         try:
-            rollouts = rollout_fleet(run, start, learners, room[ROLLOUT])
-            loop = Loop(run, tracker, learners, rollouts, critic_fleet(run, specs, room[CRITIC]))
+            pulse = None if engine.silence_s is None else Pulse(engine.silence_s)
+            rollouts = rollout_fleet(run, start, learners, room[ROLLOUT], pulse)
+            loop = Loop(run, tracker, learners, rollouts, critic_fleet(run, specs, room[CRITIC], pulse))
             facts.update(loop.run_all())
             learners.save_model("rl")
         finally:
             learners.stop()
-
-
-def rollout_fleet(run: Run, start: str, learners: Learners, room: ActorRoom = ANYWHERE[ROLLOUT]) -> Fleet:
-    recipe = run.recipe
-    settings = worker_settings(recipe, model_path(run, start))
-    options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.rollout_gpus)
-    actor = ray.remote(RolloutWorker)
-    return Fleet(
-        "rollout",
-        lambda index: actor.options(**options, **room.place(index)).remote(settings),
-        FleetSettings(
-            recipe.engine.rollout_actors, recipe.engine.deadline_s,
-            start_limit(recipe, model_path(run, start)) + sending_limit(recipe, adapters_of(recipe.require_rl())),
-        ),
-        prepare=lambda handle: handle.set_weights.remote(*arguments(learners)),
-    )  # fmt: skip
-
-
-def arguments(learners: Learners) -> tuple:
-    """Return the newest published weights as a tuple (reference to the weights, version, digest). The samplers' method
-    `set_weights` takes these three values as arguments. The digest is a hash of the weights."""
-    message = learners.message
-    return message.arrays, message.version, message.digest
-
-
-def critic_fleet(run: Run, specs: list[dict], room: ActorRoom = ANYWHERE[CRITIC]) -> Fleet:
-    recipe = run.recipe
-    settings, paths = CriticSettings.of(recipe), [s.path for s in recipe.rewards.scorers if s.path is not None]
-    actor, options = ray.remote(Critic), actor_options(threads=1, cpus=0, gpus=recipe.critic_gpus)
-    share = recipe.rewards.max_failure_share
-    return Fleet(
-        "critic",
-        lambda index: actor.options(**options, **room.place(index)).remote(specs, settings, 1, share),
-        FleetSettings(1, recipe.engine.deadline_s, start_limit(recipe, *map(Path, paths))),
-    )
 
 
 def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -> Collector:
@@ -187,6 +149,7 @@ class Loop:
         collector.admit(update)
         while not (batch := collector.take(update)):
             collector.pump(1.0, update)
+            self.learners.check()
         collected = time.monotonic()
         faults.at("update", update + 1)
         groups = [body for _, body in batch]
@@ -204,8 +167,9 @@ class Loop:
             self._meanwhile(collector, update, self.learners.keep_bad, groups)
         learned = time.monotonic()
         message = self._publish(collector, update)
+        published = time.monotonic()
         trained = [summary for summary, _ in batch]
-        times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
+        times = {"collect": collected - began, "learn": learned - collected, "publish": published - learned}
         ledger = {f"ledger/{name}": float(count) for name, count in asdict(collector.slots.ledger).items()}
         told = {
             **summary(trained, update), **drawn(collector.left), **collector.counts, **ledger,
@@ -213,6 +177,11 @@ class Loop:
         }  # fmt: skip
         collector.left, collector.counts = [], {}
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
+        work = [Interval("learner", "train", collected, learned), Interval("learner", "publish", learned, published)]
+        for fleet in (self.rollouts, self.critics):
+            work += fleet.intervals
+            fleet.intervals.clear()
+        Timeline(self.run.folder).add(self.learners.updates, work)
         self.tracker.log("rl", self.learners.updates, metrics | self.watcher.see(self.learners.updates, metrics))
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
         due = self.learners.updates % rl.checkpoint_every == 0 and self.learners.bad <= 2
@@ -252,7 +221,7 @@ class Loop:
     def _pump_until(self, future: Future, collector: Collector, update: int) -> None:
         """Let sampling and scoring go on until the learner has done its work, or until no group is under way."""
         while collector.busy and not future.done():
-            collector.pump(0.05, update)
+            collector.pump(LONGEST_WAIT_S, update)
 
     def _look(self, collector: Collector, groups: list[ObjectRef]) -> None:
         """Store some of the groups for `irg-rl view`, and log some of their trajectories to wandb."""

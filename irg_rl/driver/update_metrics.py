@@ -1,6 +1,7 @@
 """What an RL update logs of its groups. A group has several samples of one prompt."""
 
 import math
+from collections.abc import Mapping
 
 from irg_rl.driver.critic import ScoredSummary
 
@@ -29,7 +30,24 @@ def summary(groups: list[ScoredSummary], update: int) -> dict[str, float]:
             pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
             if pairs:
                 out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
-    return out | groups[-1].scorers
+    return out | pooled({v.critic: v.scorers for v in groups})
+
+
+def pooled(critics: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Return what all critics together say of their scorers. `critics` has the newest metrics of each critic since it
+    began, from RewardHub.log. Seconds per image are weighted by the images, the slowest call is the largest one, and
+    all other metrics are sums."""
+    out: dict[str, float] = {}
+    for name in dict.fromkeys(name for told in critics.values() for name in told):
+        values = [(told[name], told.get(f"{name.rpartition('/')[0]}/images", 0.0)) for told in critics.values()
+                  if name in told]  # fmt: skip
+        if name.endswith("/seconds_per_image"):
+            out[name] = sum(value * images for value, images in values) / max(sum(images for _, images in values), 1)
+        elif name.endswith("/slowest_call_seconds"):
+            out[name] = max(value for value, _ in values)
+        else:
+            out[name] = sum(value for value, _ in values)
+    return out
 
 
 def drawn(left: list[ScoredSummary]) -> dict[str, float]:

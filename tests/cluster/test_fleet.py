@@ -9,8 +9,9 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
-from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, wait_for_any
+from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, actor_name, wait_for_any
 from irg_rl.cluster.placement import NoRoomError
+from irg_rl.cluster.pulse import Pulse, no_beat
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
 
 
@@ -18,8 +19,8 @@ from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
 class Painter:
     """Squares numbers with its weights; `death_note` is a file whose existence makes the next unit fatal once."""
 
-    def __init__(self):
-        self.weights = 0
+    def __init__(self, beat=no_beat):
+        self.weights, self.beat = 0, beat
 
     def receive(self, weights: int) -> int:
         self.weights = weights
@@ -30,6 +31,13 @@ class Painter:
 
     def paint_slowly(self, number: int, seconds: float) -> tuple[int, int]:
         time.sleep(seconds)
+        return self.paint(number)
+
+    def paint_beating(self, number: int, seconds: float) -> tuple[int, int]:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.beat()
+            time.sleep(0.1)
         return self.paint(number)
 
     def die_once(self, number: int, death_note: str) -> tuple[int, int]:
@@ -234,6 +242,25 @@ def test_a_hanging_unit_is_killed_at_its_deadline_and_done_again(make_fleet, tmp
     fleet.wait_until_serving(1, timeout=60)
     (result,) = fleet.run([("hangs", "hang_once", (4, str(note)))], timeout=60)
     assert result.value == (16, 0) and result.attempts == 2
+
+
+def test_an_actor_that_stops_is_found_by_its_silence_and_one_that_works_long_is_not(local_ray):
+    """Its unit may take ten minutes. Only the heartbeats end the wait."""
+    pulse = Pulse(limit=2.0)
+    fleet = Fleet(
+        "painters", lambda index: Painter.remote(pulse.beat(actor_name("painters", index))),
+        FleetSettings(1, unit_timeout=600.0, backoff=0.05), pulse=pulse,
+    )  # fmt: skip
+    try:
+        assert values(fleet.run([("long", "paint_beating", (3, 4.0))], timeout=60)) == [(9, 0)]
+        assert fleet.losses == []
+        pid = bounded_get(fleet.actors()[0].pid.remote(), 30, "pid")
+        fleet.submit("stopped", "paint_beating", 2, 0.5)
+        os.kill(pid, signal.SIGSTOP)
+        assert values(poll_until(fleet, 1)) == [(4, 0)]
+        assert fleet.losses == ["painters 0: no heartbeat; unit 'stopped' again"]
+    finally:
+        fleet.stop()
 
 
 def test_a_unit_that_always_kills_its_actor_ends_the_run_with_its_name(make_fleet):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from irg_rl.cluster.ray_runtime import (
     kill_processes_of,
     session_folder,
     thread_environment,
+    within,
 )
 from irg_rl.cluster.threads import take_thread_share
 
@@ -57,6 +59,14 @@ def test_a_remote_error_arrives_as_its_cause_with_a_note(local_ray):
     assert caught.value.__notes__ == ["raised remotely, while waiting for the judge"]
     assert "ray" not in type(caught.value).__module__
     assert "in broken" in str(caught.value.__cause__), "the remote traceback is lost"
+
+
+def test_a_call_that_does_not_end_is_left_alone_and_one_that_fails_is_not_silent():
+    hanging = threading.Event()
+    assert not within(0.1, hanging.wait) and within(60.0, int)
+    hanging.set()
+    with pytest.raises(ValueError, match="actor"):
+        within(60.0, lambda: int("actor"))
 
 
 def test_an_actor_gets_its_thread_share(local_ray):
