@@ -9,7 +9,8 @@ store a trajectory takes, and how many `rollouts.traffic.group_bytes` expects.
 simulated: many rollout actors that sleep instead of drawing, and a learner that sleeps instead of learning
 (benchmarks/sleeping.py). All other parts are those of a run. A group takes GROUP_S seconds, with a spread and with
 stragglers; an update takes LEARN_S, and new weights take LOAD_S. All times are divided by `--faster`. The table says
-which share of the time the learner works, and how much processor time the driver needs for a group.
+which share of the time the learner works, and how much processor time the driver needs for a group: its main thread,
+and the threads of Ray in its process. Ray's threads also need some when nothing happens.
 """
 
 import argparse
@@ -111,22 +112,23 @@ class Found:
 
     update_s: float  # seconds of an update, as they would be if nothing went faster
     busy: float  # share of the time in which the learner works
-    driver_ms: float  # processor time of the driver for a group, in milliseconds
+    driver_ms: float  # processor time of the driver's main thread for a group, in milliseconds
+    ray_ms: float  # the same of all other threads of the driver, which are Ray's
 
 
 def simulate(made: Sequence[Fleet], staleness: int, groups: int, updates: int, faster: float, folder: Path) -> Found:
     """Make `updates` updates and measure them. Those before do not count: `staleness` + 1 of them, with which the
     buffer of groups fills."""
-    before, spent, began = staleness + 1, [], 0.0
+    before, spent, began, all_began = staleness + 1, [], 0.0, 0.0
     for one in updates_of(made, staleness, groups, 4, LEARN_S / faster, before + updates, folder):
         spent.append(one)
         if len(spent) == before:
-            began = time.process_time()
-    used, counted = time.process_time() - began, spent[before:]
+            began, all_began = time.thread_time(), time.process_time()
+    used, all_used = (1e3 * seconds / (updates * groups)
+                      for seconds in (time.thread_time() - began, time.process_time() - all_began))  # fmt: skip
+    counted = spent[before:]
     whole = sum(one.whole for one in counted)
-    return Found(
-        faster * whole / updates, sum(one.learning for one in counted) / whole, 1e3 * used / (updates * groups)
-    )
+    return Found(faster * whole / updates, sum(one.learning for one in counted) / whole, used, all_used - used)
 
 
 def simulated(options: argparse.Namespace) -> None:
@@ -135,7 +137,7 @@ def simulated(options: argparse.Namespace) -> None:
         f"{actors} rollout actors, {options.groups} groups an update; a group {GROUP_S:g} s (spread {SPREAD}, "
         f"{STRAGGLERS:.0%} four times as long), learning {LEARN_S:g} s, loading {LOAD_S:g} s; {faster:g} times faster"
     )
-    table = Table("staleness", "an update, s", "learner works", "driver, ms a group")
+    table = Table("staleness", "an update, s", "learner works", "driver, ms a group", "Ray's threads")
     pauses = Pauses(GROUP_S / faster, 2, 64, SPREAD, STRAGGLERS, LOAD_S / faster)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -144,7 +146,8 @@ def simulated(options: argparse.Namespace) -> None:
     ):
         for staleness in options.staleness:
             found = simulate(made, staleness, options.groups, options.updates, faster, Path(folder))
-            table.add_row(str(staleness), f"{found.update_s:.0f}", f"{found.busy:.1%}", f"{found.driver_ms:.2f}")
+            table.add_row(str(staleness), f"{found.update_s:.0f}", f"{found.busy:.1%}", f"{found.driver_ms:.2f}",
+                          f"{found.ray_ms:.2f}")  # fmt: skip
             console.print(table)  # also the rows so far, because each takes minutes
     for number, loss in enumerate(made[0].losses + made[1].losses):
         console.print(f"loss {number}: {loss}")
