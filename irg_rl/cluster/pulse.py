@@ -82,7 +82,7 @@ class Pulse:
         self.limit = limit
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Board)
-        self.board = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+        self.board: Any = actor.options(num_cpus=0, scheduling_strategy=here).remote()
         self._answer: ObjectRef | None = None
         self._asked = float("-inf")
         self._silent: dict[str, float] | None = None  # the newest answer; None if there is none
