@@ -17,36 +17,28 @@ import argparse
 import importlib.util
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 from rich.table import Table
 
-from irg_rl.algorithms.grpo import GRPO
-from irg_rl.cluster.fleet import Fleet, FleetSettings
+from benchmarks.sleeping import Pauses, fleets, updates_of
+from irg_rl.cluster.fleet import Fleet
 from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
-from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.config import load_recipe
-from irg_rl.driver.collector import Collector, DroppedSamples
-from irg_rl.driver.critic import CreditSettings, Critic, CriticSettings
 from irg_rl.driver.progress import console
 from irg_rl.driver.scorers import spec_of
-from irg_rl.prompts import PromptOrder
 from irg_rl.shapes_world import judge_mind
 from irg_rl.task import Answer, task_of
-from irg_rl.trajectory import Group, ImageSegment, Prompt, TextSegment, Trajectory
+from irg_rl.trajectory import Prompt
 from rewards.base import Image, ImageScorer
 from rewards.build import ScorerSpec, build_scorer
 from rewards.judge_server import JudgeServer
 from tests.paths import CONFIGS
 
 LATENCY_S = 1.0
-START_S = 600.0
-PROMPTS = [Prompt(f"p{number}", f'a sign that says "{number}"') for number in range(64)]
 SIDE = 256
 
 
@@ -107,48 +99,6 @@ def slow_mind(question: str, images: tuple[np.ndarray, ...], seed: int) -> Answe
     return Answer("Yes" if p > 0.5 else "No", {"Yes": p, "No": 1 - p})
 
 
-class SleepingSampler:
-    """Returns groups of random images after a pause for each group. `turns` images per trajectory."""
-
-    def __init__(self, seconds: float, turns: int) -> None:
-        self.seconds, self.turns = seconds, turns
-
-    def sample_groups(self, ids: list[int], prompts: list[Prompt], size: int, version: None, update: int) -> tuple:
-        time.sleep(self.seconds * len(ids))
-        groups = [
-            Group(group, prompt, [self._trajectory(group, prompt, number) for number in range(size)], update)
-            for group, prompt in zip(ids, prompts, strict=True)
-        ]
-        return ids, *groups
-
-    def _trajectory(self, group: int, prompt: Prompt, number: int) -> Trajectory:
-        rng, empty = np.random.default_rng([group, number]), torch.zeros(0)
-        segments = []
-        for turn in range(self.turns):
-            pixels = torch.from_numpy(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
-            segments.append(TextSegment(turn, torch.zeros(1, dtype=torch.long), torch.zeros(1), "", True))
-            segments.append(ImageSegment(turn, pixels, empty, empty, empty, empty, empty, empty, empty))
-        return Trajectory(prompt, number, segments, stopped=False)
-
-
-@contextmanager
-def fleets(actors: int, seconds: float, turns: int, specs: list[dict]) -> Iterator[tuple[Fleet, Fleet]]:
-    critic = CriticSettings(GRPO(), CreditSettings("trajectory", {spec["name"]: 1.0 for spec in specs}))
-    sampler, scorer = ray.remote(SleepingSampler), ray.remote(Critic)
-    settings, one = (FleetSettings(count, start_timeout=START_S) for count in (actors, 1))
-    made = (
-        Fleet("rollout", lambda index: sampler.options(num_cpus=0).remote(seconds, turns), settings),
-        Fleet("critic", lambda index: scorer.options(num_cpus=0).remote(specs, critic, 1, 0.2), one),
-    )
-    try:
-        for fleet in made:
-            fleet.wait_until_serving(fleet.settings.size, START_S)
-        yield made
-    finally:
-        for fleet in made:
-            fleet.stop()
-
-
 def waiting(options: argparse.Namespace) -> None:
     table = Table("sampling a group, s", "staleness", "update, s", "waits for scores, s", "share")
     with (
@@ -158,9 +108,9 @@ def waiting(options: argparse.Namespace) -> None:
     ):
         spec = {"name": "judge", "kind": "judge", "base_url": judge.base_url, "concurrency": options.concurrency}
         for seconds in options.sampling:
-            with fleets(options.actors, seconds, options.turns, [spec]) as (rollouts, critics):
+            with fleets(options.actors, Pauses(seconds, options.turns, SIDE), [spec]) as made:
                 for staleness in options.staleness:
-                    found = _waits(options, rollouts, critics, staleness, folder)
+                    found = _waits(options, made, staleness, folder)
                     table.add_row(f"{seconds:g}", str(staleness), *found)
     size = f"{options.groups} groups of {options.group_size}, {options.turns} turns, learning {options.learning:g} s"
     size += f"; {options.actors} rollout actors"
@@ -169,36 +119,15 @@ def waiting(options: argparse.Namespace) -> None:
 
 
 def _waits(
-    options: argparse.Namespace, rollouts: Fleet, critics: Fleet, staleness: int, folder: str
+    options: argparse.Namespace, made: Sequence[Fleet], staleness: int, folder: str
 ) -> tuple[str, str, str]:
     """Make updates, and return the mean seconds of one, those in which it waits for scores, and their share. The first
     update starts things up and does not count."""
-    slots, words = SlotBuffer(options.groups, staleness), GRPO()
-    collector = Collector(
-        slots, rollouts, critics, PromptOrder(PROMPTS, 0), options.group_size,
-        DroppedSamples(Path(folder) / "dropped.jsonl"), words.why_empty, words.advice,
-    )  # fmt: skip
-    waited, taken = [], []
-    for update in range(options.updates + 1):
-        began, waits = time.monotonic(), 0.0
-        collector.admit(update)
-        while not collector.take(update):
-            before, sampling = time.monotonic(), rollouts.outstanding()
-            collector.pump(0.02, update)
-            waits += 0.0 if sampling else time.monotonic() - before
-        learned = time.monotonic() + options.learning
-        while time.monotonic() < learned:
-            if collector.busy:
-                collector.pump(0.02, update)
-            else:
-                time.sleep(max(learned - time.monotonic(), 0.0))
-        slots.published(update + 1)
-        waited.append(waits)
-        taken.append(time.monotonic() - began)
-    while rollouts.outstanding() or critics.outstanding():  # fleets know units by id, and every collector begins at 0
-        collector.pump(0.1, options.updates)
-    mean = sum(taken[1:]) / options.updates
-    lost = sum(waited[1:]) / options.updates
+    spent = list(updates_of(
+        made, staleness, options.groups, options.group_size, options.learning, options.updates + 1, Path(folder)
+    ))[1:]  # fmt: skip
+    mean = sum(one.whole for one in spent) / options.updates
+    lost = sum(one.scoring for one in spent) / options.updates
     return f"{mean:.1f}", f"{lost:.2f}", f"{lost / mean:.1%}"
 
 

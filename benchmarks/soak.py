@@ -11,6 +11,7 @@ status is 1 if something was lost.
 """
 
 import argparse
+import fcntl
 import json
 import random
 import signal
@@ -162,6 +163,15 @@ def main() -> int:
     words.add_argument("--seed", type=int, default=0)
     asked = words.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    with (asked.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            words.error(f"another soak works in {asked.folder}: wait for it, or choose another folder")
+        return soak(asked)
+
+
+def soak(asked: argparse.Namespace) -> int:
     log, run = asked.folder.absolute() / "soak.jsonl", asked.folder.absolute() / "run"
     if not run.exists():
         begun(reference(asked.folder.absolute() / "reference"), run, RUN)

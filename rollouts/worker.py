@@ -62,14 +62,17 @@ class SampledSummary:
 
 
 class RolloutWorker:
-    """A sampler with its own model. `ray.remote(RolloutWorker)` turns it into a Ray actor."""
+    """A sampler with its own model. `ray.remote(RolloutWorker)` turns it into a Ray actor. `beat()` is called before
+    each forward pass of the transformer (cluster/pulse.py)."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, beat: Callable[[], None] | None = None) -> None:
         take_thread_share(settings.threads)
         parts_on_disk = load_folder(Path(settings.folder), settings.device, _DTYPES[settings.dtype], settings.attention)
         self._model = parts_on_disk.model
         if settings.lora is not None:
             add_adapters(self._model, settings.lora, settings.seed)
+        if beat is not None:  # a token, a denoising step: each is a forward pass
+            self._model.language_model.model.register_forward_pre_hook(lambda *_: beat())
         self._settings = settings
         parts = (self._model, parts_on_disk.autoencoder, parts_on_disk.tokenizer, settings.sampling)
         self._training_sampler = Sampler(

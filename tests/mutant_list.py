@@ -174,6 +174,8 @@ MUTANTS = [
         ("ids begin again after a resume", 'buffer._next_id = state["next_id"]', "buffer._next_id = 0")),
     *_of("irg_rl/cluster/fleet.py", "tests/cluster/test_fleet.py",
         ("a unit is never given up", "again = unit.attempts < self.settings.max_attempts", "again = True"),
+        ("a unit does not wait for the news", "member.health == Health.IDLE and member.told is None:", "member.health == Health.IDLE:"),
+        ("old news are read again", "news, member.news = member.news, None", "news = member.news"),
         ("a unit that is given up stays known", "                self._known.discard(unit.id)\n                self._given_up", "                self._given_up")),
     *_of("irg_rl/stopping.py", "tests/test_stopping.py",
         ("a loop is never asked", "return _run is not None and _run.count > 0", "return False"),

@@ -297,6 +297,8 @@ def test_a_file_with_something_else_in_it_is_an_error(tmp_path, content):
     (["rewards.scorers=[{name: v, kind: verifier, weight: 0}]"], "rewards.scorers: all weights are 0"),
     (["rl.points=3"], "rl.noise.window_range [0, 3) must lie in [0, rl.points - 1 = 2)"),
     (["sft.base.lora={}"], "sft.base.lora: there is no trained base to put adapters on"),
+    (["engine.device=cuda", "engine.critics=3", "rewards.scorers=[{name: c, kind: clip}]"],
+     "engine.critics 3 is more than engine.rollout_actors"),
     (["engine.placement=spread"], "engine.placement is about the nodes of a cluster: set engine.address, or leave it"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other_are_found_before_anything_starts(overrides, says):
@@ -487,9 +489,10 @@ def test_the_digest_leaves_out_what_does_not_change_the_result():
     looking = smoke("rl.look_every=3", "rl.look_mb=1", "evaluation.keep_mb=0")
     assert looking.digest() == smoke().digest() and looking.rl != smoke().rl
     machine = smoke("engine.object_store_mb=2048", "sft.data_workers=4", "sft.latents=/fast/latents")
-    elsewhere = smoke("engine.address=auto", "engine.placement=spread", "engine.stop_grace_s=60")
+    elsewhere = smoke("engine.address=auto", "engine.placement=spread", "engine.stop_grace_s=60", "engine.critics=3",
+                      "engine.silence_s=null")  # fmt: skip
     assert machine.digest() == elsewhere.digest() == smoke().digest() and elsewhere.engine != smoke().engine
-    assert not {"address", "placement"} & smoke().model_dump()["engine"].keys()
+    assert not {"address", "placement", "critics", "silence_s"} & smoke().model_dump()["engine"].keys()
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")  # sections as plain dicts, which is the point here

@@ -15,7 +15,7 @@ from contextlib import suppress
 import ray
 
 from irg_rl import stopping
-from irg_rl.cluster.ray_runtime import OwnPath, RayStartError
+from irg_rl.cluster.ray_runtime import STOP_S, OwnPath, RayStartError, within
 from irg_rl.config.engine import AUTO, NO_CLIENT
 from irg_rl.imports import FOLDERS, PACKAGES, user_folders
 
@@ -55,7 +55,7 @@ class AttachedRay:
                 },
             )
         except Exception as error:  # Ray raises plain `Exception` and RuntimeError here, too
-            ray.shutdown()
+            within(STOP_S, ray.shutdown)
             reason = re.sub(r"\s+", " ", str(error).strip()) or type(error).__name__
             raise RayStartError(
                 f"engine.address {self.address}: no Ray cluster can be used at {where} ({reason:.300}): start one with "
@@ -66,7 +66,7 @@ class AttachedRay:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        ray.shutdown()  # only leaves the cluster, because this process has not started it
+        within(STOP_S, ray.shutdown)  # only leaves the cluster, because this process has not started it
 
 
 def _entering(folder: str) -> Callable[[], None]:

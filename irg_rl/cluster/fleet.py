@@ -12,7 +12,8 @@ that names the unit.
                             v  after `max_respawns` deaths in a row
                          RETIRED
 
-An actor counts as lost if Ray reports it as dead, if its unit passes its deadline, or if it cannot be started because
+An actor counts as lost if Ray reports it as dead, if its unit passes its deadline, if it works but its heartbeats stop
+(pulse.py), or if it cannot be started because
 its node is dead and no other node has room (placement.py). Then the actor is killed first.
 After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. The
 call `prepare` sends a new actor the current weights. The new actor gets work only after `prepare` has finished. An
@@ -22,6 +23,10 @@ would occur again. So it ends the run, and the message names the unit or the act
 The arguments of a unit may be Ray references to data on another node. If that node dies, the data are gone, and no
 actor can do the unit. Then it leaves the fleet, and `without_arguments` names it.
 
+`post` sends news, such as new weights, to all actors without waiting for them. An actor gets the news when it has
+finished its unit, and it gets no other unit before it has acknowledged the news. So one slow actor does not hold up the
+others.
+
 Results are identified by the id of their unit. The result of a unit must depend only on its arguments, never on the
 actor or on the order of the units. Then the results of a run do not change if actors are killed.
 """
@@ -29,8 +34,6 @@ actor or on the order of the units. Then the results of a run do not change if a
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import ray
@@ -38,19 +41,16 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
+from irg_rl.cluster.member import Finished, FleetSettings, Health, Member, News, Unit
 from irg_rl.cluster.placement import NoRoomError
-from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, reason_of, start_actor
+from irg_rl.cluster.pulse import Pulse
+from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, end_actor, reason_of, start_actor
+from irg_rl.cluster.timeline import Interval
 from irg_rl.errors import UserError
 
+INTERVALS = 10_000
+"""A fleet keeps so many intervals, the newest ones."""
 LOST = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, WaitTimeoutError)
-
-
-class Health(StrEnum):
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    DEAD = "dead"
-    RETIRED = "retired"
 
 
 class FleetError(UserError, RuntimeError):
@@ -61,60 +61,6 @@ class FleetError(UserError, RuntimeError):
     """
 
 
-@dataclass(frozen=True)
-class FleetSettings:
-    """Settings of a fleet, a set of actors that can be restarted. A unit is one method call on an actor. All times are
-    in seconds.
-    """
-
-    size: int  # number of actors; each one is a member of the fleet
-    unit_timeout: float = 600.0  # a unit that takes longer than this counts as hung
-    start_timeout: float = 120.0  # time limit for the constructor of an actor and `prepare` together
-    max_respawns: int = 3  # how often in a row a member is restarted; if it dies once more, it is retired
-    backoff: float = 0.5  # wait before the first restart; doubles with every further death in a row
-    max_attempts: int = 3  # a unit is given up when it has been lost this many times
-    min_healthy: int = 1  # the run stops if fewer members than this are left (not retired)
-
-
-@dataclass
-class _Unit:
-    id: Hashable
-    method: str
-    args: tuple
-    returns: int = 1  # number of values that the method returns
-    attempts: int = 0
-    last_loss: str = ""
-
-
-@dataclass
-class _Member:
-    index: int
-    health: Health = Health.DEAD
-    actor: ActorHandle | None = None
-    unit: _Unit | None = None
-    refs: list[ObjectRef] = field(default_factory=list)
-    began: float = 0.0  # when the unit began
-    deadline: float = 0.0  # deadline of the unit, or of the start
-    respawn_at: float = 0.0
-    deaths: int = 0  # number of deaths in a row; a finished unit resets it to 0
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The result of a unit (one method call on an actor). `id` is the id of the unit, and `attempts` says how often the
-    unit was started.
-
-    `value` is the first value that the method returned. If the unit was submitted with `returns=n`, the method returned
-    n values. Then `others` has Ray references to the second value and all later ones. The driver process owns these
-    references. So they stay valid even if the actor dies.
-    """
-
-    id: Hashable
-    value: Any
-    others: tuple[ObjectRef, ...]
-    attempts: int
-
-
 class Fleet:
     """A set of actors that can be restarted, and a queue of units of work for them. A unit is one method call on one
     actor.
@@ -123,6 +69,8 @@ class Fleet:
         factory: `factory(index)` starts actor number `index` and returns its handle.
         prepare: `prepare(handle)` sends the actor what it needs and returns a Ray reference. The actor gets work only
             after this reference is ready. If `prepare` is None, it gets work as soon as it has started.
+        pulse: The heartbeats of the actors. `actor_name(name, index)` is the name of an actor. If `pulse` is None, only
+            the deadline finds an actor that hangs.
     """
 
     def __init__(
@@ -132,6 +80,7 @@ class Fleet:
         settings: FleetSettings,
         prepare: Callable[[ActorHandle], ObjectRef] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        pulse: Pulse | None = None,
     ):
         if settings.size < 1 or settings.min_healthy > settings.size:
             raise ValueError(f"fleet {name}: size {settings.size} with min_healthy {settings.min_healthy} cannot work")
@@ -140,12 +89,14 @@ class Fleet:
         self._factory = factory
         self._prepare = prepare
         self._clock = clock
-        self._members = [_Member(index) for index in range(settings.size)]
-        self._queue: deque[_Unit] = deque()
+        self._pulse = pulse
+        self._members = [Member(index) for index in range(settings.size)]
+        self._queue: deque[Unit] = deque()
         self._known: set[Hashable] = set()
         self._given_up: list[tuple[Hashable, str]] = []
         self._without_arguments: list[Hashable] = []
         self.losses: list[str] = []  # one line for each lost unit or actor, for the log
+        self.intervals: deque[Interval] = deque(maxlen=INTERVALS)  # the last pieces of work that have ended
         self._worked = 0.0
         for member in self._members:
             self._spawn(member)
@@ -169,10 +120,10 @@ class Fleet:
         return taken / self.settings.size
 
     def under_way(self) -> list[ObjectRef]:
-        """Return one Ray reference for each actor that is starting or working on a unit (a method call). The reference
-        becomes ready when the start or the unit has finished.
+        """Return one Ray reference for each actor that is starting, working on a unit (a method call), or reading news.
+        The reference becomes ready when the start or the unit has finished, or when the news are acknowledged.
         """
-        return [m.refs[0] for m in self._members if m.health in (Health.STARTING, Health.BUSY)]
+        return list(self._awaited())
 
     def submit(self, unit: Hashable, method: str, *args: Any, returns: int = 1) -> None:
         """Queue the call `actor.method(*args)` as a unit with the id `unit`. `returns` is the number of values that the
@@ -181,7 +132,7 @@ class Fleet:
         if unit in self._known:
             raise ValueError(f"fleet {self.name}: unit {unit!r} is already under way")
         self._known.add(unit)
-        self._queue.append(_Unit(unit, method, args, returns))
+        self._queue.append(Unit(unit, method, args, returns))
         self._dispatch()
 
     def poll(self, timeout: float) -> list[Finished]:
@@ -258,6 +209,19 @@ class Fleet:
         self._require_enough()
         return answers
 
+    def post(self, method: str, *args: Any, timeout: float, check: Callable[[Any], None]) -> None:
+        """Let every actor call a method as soon as it has no unit, and return at once. Until an actor has answered, it
+        gets no unit. `poll` gives its answer to `check`, which raises an error if the answer is wrong.
+
+        An actor that dies or does not answer within `timeout` seconds is replaced, as one that is lost with its unit.
+        The new actor gets the news from `prepare` only. News that an actor has not been sent yet are replaced by newer
+        ones.
+        """
+        for member in self._members:
+            if member.actor is not None:
+                member.news = News(method, args, timeout, check)
+                self._tell(member)
+
     def wait_until_serving(self, count: int, timeout: float) -> None:
         """Wait until at least `count` actors are ready for work or working. Raises WaitTimeoutError if this takes
         longer than `timeout` seconds. The error lists the states of all actors.
@@ -278,7 +242,7 @@ class Fleet:
         self._queue.clear()
         self._known.clear()
 
-    def _spawn(self, member: _Member) -> None:
+    def _spawn(self, member: Member) -> None:
         try:
             member.actor = start_actor(self._factory, member.index)
         except (NoRoomError, *LOST) as error:
@@ -298,7 +262,7 @@ class Fleet:
         for member in self._members:
             if not self._queue:
                 return
-            if member.health == Health.IDLE:
+            if member.health == Health.IDLE and member.told is None:
                 unit = self._queue.popleft()
                 unit.attempts += 1
                 call = getattr(member.actor, unit.method).options(num_returns=unit.returns).remote(*unit.args)
@@ -309,7 +273,7 @@ class Fleet:
                 member.deadline = member.began + self.settings.unit_timeout
 
     def _collect(self, timeout: float) -> list[Finished]:
-        waiting = {m.refs[0]: m for m in self._members if m.health in (Health.STARTING, Health.BUSY)}
+        waiting = self._awaited()
         if not waiting:
             time.sleep(min(timeout, self.settings.backoff))
             return []
@@ -317,15 +281,66 @@ class Fleet:
         if not ready and timeout > 0:
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout, fetch_local=False)
         finished = [f for ref in ready if (f := self._settle(waiting[ref])) is not None]
-        for member in self._members:
-            if member.health in (Health.STARTING, Health.BUSY) and self._clock() > member.deadline:
+        for member in self._awaited().values():
+            if self._clock() > member.deadline:
                 self._lose(member, "no answer before its deadline")
+            elif self._is_silent(member):
+                self._lose(member, "no heartbeat")
         return finished
 
-    def _settle(self, member: _Member) -> Finished | None:
+    def _is_silent(self, member: Member) -> bool:
+        """Return whether a member works on a unit and has not beaten for too long. Silence before the unit does not
+        count."""
+        if self._pulse is None or member.health != Health.BUSY or self._clock() - member.began <= self._pulse.limit:
+            return False
+        return self._pulse.silence(actor_name(self.name, member.index)) > self._pulse.limit
+
+    def _awaited(self) -> dict[ObjectRef, Member]:
+        """Return the reference that is awaited -> its member, for each member that is starting, working or reading
+        news."""
+        told = {member.told[0]: member for member in self._members if member.told is not None}
+        return told | {m.refs[0]: m for m in self._members if m.health in (Health.STARTING, Health.BUSY)}
+
+    def _tell(self, member: Member) -> None:
+        """Send a member its news, if it has some and nothing else to do."""
+        if member.health != Health.IDLE or member.told is not None or member.news is None:
+            return
+        news, member.news = member.news, None
+        member.told = getattr(member.actor, news.method).remote(*news.args), news
+        member.began = self._clock()
+        member.deadline = self._clock() + news.timeout
+
+    def _hear(self, member: Member) -> None:
+        """Check the answer of a member to its news. The member may have died instead of answering."""
+        assert member.told is not None
+        ref, news = member.told
+        try:
+            answer = bounded_get(ref, 60.0, f"{news.method} of {self.name} {member.index}")
+        except LOST as error:
+            self._lose(member, f"{news.method}: {reason_of(error)}")
+            return
+        news.check(answer)
+        self._note(member, news.method)
+        member.told = None
+        self._tell(member)
+
+    def _note(self, member: Member, method: str) -> None:
+        """Note that a member has ended a piece of work."""
+        actor = actor_name(self.name, member.index)
+        self.intervals.append(Interval(actor, method, member.began, self._clock()))
+
+    def _rest(self, member: Member) -> None:
+        """The member has nothing to do. Send it its news."""
+        member.health, member.unit = Health.IDLE, None
+        self._tell(member)
+
+    def _settle(self, member: Member) -> Finished | None:
         """Handle an actor whose Ray reference is ready. This means that its start has finished, its unit has finished,
-        or the actor has died. Return the result if a unit has finished, otherwise None.
+        its news are acknowledged, or the actor has died. Return the result if a unit has finished, otherwise None.
         """
+        if member.told is not None:
+            self._hear(member)
+            return None
         unit = member.unit
         what = f"{self.name} {member.index}: " + (f"unit {unit.id!r}" if unit is not None else "start")
         try:
@@ -339,23 +354,25 @@ class Fleet:
                 raise FleetError(f"{what}: {reason_of(error)}") from error
             self._lose(member, reason_of(error))
             return None
-        member.health = Health.IDLE
+        others = tuple(member.refs[1:])
         if unit is None:
+            self._rest(member)
             return None
-        member.unit = None
-        member.deaths = 0
+        self._note(member, unit.method)
         self._worked += self._clock() - member.began
+        self._rest(member)
+        member.deaths = 0
         self._known.discard(unit.id)
-        return Finished(unit.id, value, tuple(member.refs[1:]), unit.attempts)
+        return Finished(unit.id, value, others, unit.attempts)
 
-    def _forget(self, member: _Member, unit: _Unit) -> None:
+    def _forget(self, member: Member, unit: Unit) -> None:
         """Take a unit out of the fleet whose arguments are lost. Its actor is well."""
-        member.health, member.unit = Health.IDLE, None
+        self._rest(member)
         self._known.discard(unit.id)
         self._without_arguments.append(unit.id)
         self.losses.append(f"{self.name}: the arguments of unit {unit.id!r} were lost with their node")
 
-    def _lose(self, member: _Member, reason: str) -> None:
+    def _lose(self, member: Member, reason: str) -> None:
         """Kill the actor of `member`, and schedule its restart. If the actor was working on a unit (a method call), put
         this unit back at the front of the queue, or give it up if it was lost too often.
         """
@@ -386,22 +403,27 @@ class Fleet:
             )
 
     @staticmethod
-    def _kill(member: _Member) -> None:
+    def _kill(member: Member) -> None:
         if member.actor is not None:
-            ray.kill(member.actor, no_restart=True)
-        member.actor = None
+            end_actor(member.actor)
+        member.actor = member.news = member.told = None
         member.refs = []
 
 
-def _has_references(unit: _Unit) -> bool:
+def actor_name(fleet: str, index: int) -> str:
+    """Return the name of an actor in timelines and heartbeats."""
+    return f"{fleet} {index}"
+
+
+def _has_references(unit: Unit) -> bool:
     return any(isinstance(argument, ObjectRef) for argument in unit.args)
 
 
-def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> None:
+def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> bool:
     """Wait until an actor in any of the fleets has finished its start or its unit (a method call). Wait at most
-    `timeout` seconds."""
+    `timeout` seconds. Return whether one has."""
     refs = [ref for fleet in fleets for ref in fleet.under_way()]
     if refs:
-        ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)
-    else:
-        time.sleep(timeout)
+        return bool(ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)[0])
+    time.sleep(timeout)
+    return False

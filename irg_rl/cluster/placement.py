@@ -130,7 +130,7 @@ def reserve(asked: Sequence[ActorDemand], visit: Callable[[ClusterNode], None]) 
         for group in groups.values():
             remove_placement_group(group)
         raise PlacementError(
-            f"no room for {', '.join(map(str, without))}. ActorDemand in all: {', '.join(map(str, asked))}. "
+            f"no room for {', '.join(map(str, without))}. Asked in all: {', '.join(map(str, asked))}. "
             f"{in_stock(nodes)} Lower engine.learner_ranks, engine.rollout_actors or engine.threads, wait for other "
             "jobs to end, or add nodes"
         )

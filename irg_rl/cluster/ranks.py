@@ -21,6 +21,7 @@ from irg_rl.cluster.ray_runtime import (
     ActorFactory,
     WaitTimeoutError,
     bounded_get,
+    end_actor,
     reason_of,
     start_actor,
 )
@@ -47,6 +48,7 @@ class Ranks:
         self.name = name
         self._address = address
         self._actors = [start_actor(factory, rank) for rank in range(world_size)]
+        self._alive: dict[ObjectRef, int] = {}  # questions whether a rank is alive -> its number
 
     def start(self, timeout: float) -> None:
         """Set up all ranks so that they can find each other. Raises WaitTimeoutError if a rank does not answer in time.
@@ -112,10 +114,24 @@ class Ranks:
                 self.stop()
         return [(results[rank], *others) if kept else results[rank] for rank, others in enumerate(stored)]
 
+    def check(self) -> None:
+        """Look whether a rank has died since the last check, without waiting. Then kill all ranks and raise
+        RankError."""
+        for rank in set(range(len(self._actors))) - set(self._alive.values()):
+            self._alive[self._actors[rank].__ray_ready__.remote()] = rank
+        ready, _ = ray.wait(list(self._alive), num_returns=len(self._alive), timeout=0)
+        for ref in ready:
+            rank = self._alive.pop(ref)
+            try:
+                bounded_get(ref, 60.0, f"the answer of {self.name} {rank}")
+            except RayError as error:
+                self.stop()
+                raise RankError(f"{self.name} {rank} died ({reason_of(error)}); resume the run") from error
+
     def stop(self) -> None:
         """Kill all ranks."""
         for actor in self._actors:
-            ray.kill(actor, no_restart=True)
+            end_actor(actor)
 
 
 def _first_dead(refs: dict[ObjectRef, int]) -> tuple[int, str] | None:

@@ -25,10 +25,11 @@ import ray
 from ray import ObjectRef
 from ray._private import ray_constants
 from ray.actor import ActorHandle, ActorProxy
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
 
 from irg_rl import faults, stopping
+from irg_rl.cluster.ray_processes import runs, server_name, session_processes
 from irg_rl.cluster.shared_memory import SMALLEST
 from irg_rl.errors import UserError
 from irg_rl.imports import PACKAGES
@@ -40,9 +41,9 @@ returns.
 LOOPBACK = "127.0.0.1"
 STOP_S = 60.0
 """How many seconds Ray may take to end before its processes are killed."""
-SERVERS = {"gcs_server": "Ray's server", "raylet": "Ray's node process"}
-"""Programs that Ray cannot go on without -> their names in messages."""
 _LOOK_S = 0.2
+KILL_S = 10.0
+"""How many seconds Ray may take to kill an actor."""
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
@@ -71,6 +72,30 @@ def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
     """Start actor number `index`, and return its handle. `factory(index)` does the work. This function only adds a cast
     for type checkers, because Ray declares another type for the handle."""
     return cast(ActorHandle, factory(index))
+
+
+def within(seconds: float, work: Callable[[], object]) -> bool:
+    """Call `work()`, and wait for its end at most so many seconds. Return whether it has ended. Use this for calls of
+    Ray that have no time limit of their own: they wait for ever if a process of Ray hangs."""
+    failed: list[Exception] = []
+
+    def call() -> None:
+        try:
+            work()
+        except (RayError, RuntimeError, ValueError, OSError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    return not thread.is_alive()
+
+
+def end_actor(actor: ActorHandle) -> None:
+    """Kill an actor, in at most KILL_S seconds."""
+    within(KILL_S, lambda: ray.kill(actor, no_restart=True))
 
 
 class LocalRay:
@@ -164,10 +189,10 @@ class LocalRay:
     def _watch(self) -> None:
         """End this process with one line if one of Ray's two servers dies. Neither comes back, and Ray itself would end
         this process without a line, or only after a minute."""
-        watched = {process: name for process in self._processes if (name := _server_of(process))}
+        watched = {process: name for process in self._processes if (name := server_name(process))}
         while not self._ends.wait(_LOOK_S):
             for process, name in watched.items():
-                if not _runs(process) and not self._ends.is_set():
+                if not runs(process) and not self._ends.is_set():
                     sys.stderr.write(
                         f"\nerror: {name} has died, perhaps for want of memory; its logs are in {self.folder}; resume "
                         "the run\n"
@@ -182,30 +207,6 @@ class LocalRay:
         for process in {*self._processes, *session_processes(self.folder)}:
             with suppress(psutil.Error):
                 process.kill()
-
-
-def _server_of(process: psutil.Process) -> str | None:
-    """Return what a process is called in messages if Ray cannot go on without it, otherwise None."""
-    with suppress(psutil.Error):
-        return SERVERS.get(Path(process.cmdline()[0]).name)
-    return None
-
-
-def _runs(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def session_processes(session: Path) -> list[psutil.Process]:
-    """Return the processes of a Ray session: the descendants of this process whose command lines contain the folder of
-    the session, and their own descendants, most of which change their command lines."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if any(str(session) in word for word in process.cmdline()):
-                found += [process, *process.children(recursive=True)]
-    return found
 
 
 class OwnPath(JobConfig):

@@ -27,6 +27,9 @@ class EngineRecipe(Section):
     """Number of processes that train together in RL. An SFT stage uses at most `packs_per_step` of them, because every
     process needs a pack (a sequence of several training rows) in each step. On GPUs, each process has its own GPU."""
     rollout_actors: Positive = 2
+    critics: Positive = Field(default=1, exclude_if=lambda count: count == 1)
+    """Number of actors that score groups in RL. Each has all scorers. On GPUs, each is on the GPU of a rollout actor.
+    On a cluster, several critics are spread over the nodes. This setting does not change the digest."""
     threads: Positive = 2
     """Number of torch threads of one process. Actors that run at the same time share these threads."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -45,6 +48,9 @@ class EngineRecipe(Section):
     deadline_s: Rate = 300.0
     """Longest time to wait for an answer of an actor, in seconds. Where an actor loads, saves or sends weights, one
     second is added for every 100 MB of them."""
+    silence_s: Rate | None = Field(default=120.0, exclude_if=lambda seconds: seconds == 120)
+    """An actor that samples or scores sends heartbeats. After so many seconds without one, it counts as hung and is
+    replaced, before `deadline_s` is over. null: only `deadline_s` counts. This setting does not change the digest."""
     stop_grace_s: Rate = Field(default=20.0, exclude_if=lambda seconds: seconds == 20)
     """After a signal (Ctrl-C, SIGTERM or SIGHUP): how many seconds a training step may still take, before it is
     abandoned and the run ends with its last checkpoint. Slurm usually kills a job 30 seconds after SIGTERM."""

@@ -270,6 +270,11 @@ class Recipe(Section):
             )
         if self.engine.placement != "pack" and self.engine.address is None:
             problems.append("engine.placement is about the nodes of a cluster: set engine.address, or leave it out")
+        if self.scores_on_gpu and self.engine.device == "cuda" and self.engine.critics > self.engine.rollout_actors:
+            problems.append(
+                f"engine.critics {self.engine.critics} is more than engine.rollout_actors "
+                f"{self.engine.rollout_actors}: each critic is on the GPU of a rollout actor"
+            )
         problems += self._of_attention()
         if self.rl is not None and self.rl.optimizer.muon_lr and self.engine.zero_stage:
             problems.append("rl.optimizer.muon_lr needs engine.zero_stage 0: Muon works on whole matrices")
@@ -346,7 +351,7 @@ class Recipe(Section):
 
     @property
     def critic_gpus(self) -> float:
-        """Number of GPUs that the critic of RL requests from Ray. If no scorer is on a GPU, it is 0. Otherwise it is a
+        """Number of GPUs that a critic of RL requests from Ray. If no scorer is on a GPU, it is 0. Otherwise it is a
         small share of the GPU of a rollout actor."""
         return self.engine.gpus * CRITIC_SHARE if self.scores_on_gpu else 0.0
 
@@ -412,7 +417,8 @@ class Recipe(Section):
 
 WITHOUT_EFFECT: dict[str, Any] = {
     "output_dir": True, "description": True, "budget_minutes": True, "tracking": True, "faults": True,
-    "engine": {"object_store_mb", "stop_grace_s", "address", "placement"}, "evaluation": {"keep_mb"},
+    "engine": {"object_store_mb", "stop_grace_s", "address", "placement", "critics", "silence_s"},
+    "evaluation": {"keep_mb"},
     "sft": {"data_workers", "latents", "rejected_share"}, "rl": {"alarms", "look_every", "look_mb"},
     "rewards": {"offload"},
 }  # fmt: skip

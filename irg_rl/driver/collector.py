@@ -120,8 +120,7 @@ class Collector:
 
         If the actors that worked on a batch died or hung too often, cancel its groups, and start new groups instead.
         """
-        if not self._move_on(update):
-            wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S))
+        if not self._move_on(update) and wait_for_any([self.rollouts, self.critics], min(timeout, LONGEST_WAIT_S)):
             self._move_on(update)
         self._settle(update)
 
@@ -133,10 +132,8 @@ class Collector:
         sampled again. The same ids and the same weights give the same samples.
         """
         sampled = self.rollouts.poll(0.0)
-        for number, done in enumerate(sampled, 1):
-            is_last = number == len(sampled) and not self.rollouts.outstanding()
-            method = "score_groups_and_rest" if self.offload and is_last else "score_groups"
-            self.critics.submit(done.id, method, *done.others, returns=1 + len(done.others))
+        for done in sampled:
+            self.critics.submit(done.id, "score_groups", *done.others, returns=1 + len(done.others))
         scored = self.critics.poll(0.0)
         for done in scored:
             assert isinstance(done.id, tuple)
@@ -144,6 +141,8 @@ class Collector:
         for batch in self.critics.without_arguments():
             assert isinstance(batch, tuple)
             self._sample(batch, update)
+        if self.offload and scored and not (self.rollouts.outstanding() or self.critics.outstanding()):
+            self.critics.broadcast("rest", timeout=self.critics.settings.unit_timeout)
         given_up = self.rollouts.given_up() + self.critics.given_up()
         self.lost.update(given_up)
         return bool(sampled or scored or given_up)

@@ -1,6 +1,7 @@
 """The critic: an actor (a process of Ray) that scores a sampled group and then assigns credit. To assign credit means
 to compute an advantage for each segment (a text or an image of a trajectory)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from irg_rl.algorithms.base import (
     scorer_conditions,
     segment_weights,
 )
+from irg_rl.cluster.pulse import beating, no_beat
 from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
@@ -110,14 +112,20 @@ class ScoredSummary:
     first: float  # mean combined reward of first images, without failed trajectories; branches of a trunk count once
     last: float  # the same for last images
     scorers: dict[str, float]  # failures and latency of every scorer since the critic began
+    critic: int = 0  # number of the critic
     watched: dict[str, float] = field(default_factory=dict)  # what alarms watch (driver/drawn.py): metric -> value
 
 
 class Critic:
     """Scores whole groups, one or several in one call. `ray.remote(Critic)` makes a Ray actor of this class."""
 
-    def __init__(self, specs: list[dict], settings: CriticSettings, threads: int, max_failure_share: float) -> None:
+    def __init__(
+        self, specs: list[dict], settings: CriticSettings, threads: int, max_failure_share: float, number: int = 0,
+        beat: Callable[[], None] = no_beat,
+    ) -> None:
         take_thread_share(threads)
+        self.number = number  # among the critics of a run
+        self.beat = beat
         self.hub = RewardHub(specs, max_failure_share=max_failure_share)
         self.offload = Offload(self.hub.scorers.values())
         self.settings = settings
@@ -126,15 +134,13 @@ class Critic:
         """Score the images and segments of each group, and compute the advantages. Store the scores and the advantages
         in the group. Return a tuple: a list with one summary per group, and then the same groups."""
         faults.at("critic", groups[0].version)
-        self.offload.wake()
-        return [self.score_group(group)[0] for group in groups], *groups
+        with beating(self.beat):
+            self.offload.wake()
+            return [self.score_group(group)[0] for group in groups], *groups
 
-    def score_groups_and_rest(self, *groups: Group) -> tuple[list[ScoredSummary], *tuple[Group, ...]]:
-        """Do the same as `score_groups`, and then move the models of the scorers to main memory. The next call moves
-        them back."""
-        scored = self.score_groups(*groups)
+    def rest(self) -> None:
+        """Move the models of the scorers to main memory. The next call of `score_groups` moves them back."""
         self.offload.rest()
-        return scored
 
     def score_group(self, group: Group) -> tuple[ScoredSummary, Group]:
         """Score the images and segments of a group, and compute the advantages. Store the scores and the advantages in
@@ -188,6 +194,7 @@ class Critic:
             first=first,
             last=last,
             scorers=self.hub.log(),
+            critic=self.number,
             watched=drawn_statistics(group)
             | scored_statistics(group, self.hub.held_out, last, credit_settings.segment_weights),
         )

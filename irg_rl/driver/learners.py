@@ -3,6 +3,7 @@ driver (the main process) always calls all ranks together."""
 
 import hashlib
 import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ LOOKED_GROUPS = 4
 
 NOT_FINITE = "a loss or gradient of the update was not finite"
 NO_MATERIAL = "the update had nothing to train on"
+CHECK_S = 5.0
+"""Seconds between two checks whether all ranks are alive while groups are sampled."""
 MOST_BAD = 5
 """After this many updates in a row that were not finite, RL ends with an error."""
 
@@ -58,7 +61,8 @@ def fingerprint(run: Run) -> str:
         files = [folder / name for folder in group_folders(Path(rollouts)) for name in (WORDS, TENSORS)]
     total = hashlib.sha256()
     for file in files:
-        total.update(file.read_bytes())
+        with file.open("rb") as handle:
+            hashlib.file_digest(handle, lambda: total)  # adds the file to `total`, piece by piece
     return total.hexdigest()[:12]
 
 
@@ -82,21 +86,35 @@ class Learners:
         self.lora = adapters_of(self.recipe.require_rl())
         self.ranks.start(start_limit(self.recipe, model_path(run, start)))
         self.thread = ThreadPoolExecutor(1, "learner")
+        self.longest = saving_limit(self.recipe, self.lora) + START_S
+        """Longest time for anything in the thread. Remote calls time out earlier, with a better message."""
         self.updates = 0
         self.steps = 0  # optimizer steps that were applied
         self.skipped = ""  # why the last update has trained nothing; empty if it has
         self.dumped = 0  # number of the last update whose groups were written to disk
         self.kept_bad: list[Path] = []  # folders that keep_bad has written, oldest first
         self.bad = 0  # updates in a row, up to the last one, that trained nothing because they were not finite
+        self._checked = 0.0
         self.message = self.publish()
 
+    def check(self) -> None:
+        """Raise RankError if a rank is dead. This looks only once in CHECK_S seconds and does not wait. Call it while
+        the ranks have nothing to do. Otherwise a call of theirs fails anyway."""
+        if time.monotonic() - self._checked >= CHECK_S:
+            self._checked = time.monotonic()
+            self.ranks.check()
+
     def publish(self) -> Published:
+        """Do what `publication` does, and keep it as the newest message to the samplers."""
+        self.message = self.publication()
+        return self.message
+
+    def publication(self) -> Published:
         """Put the current weights into Ray's object store, from where samplers load them. The version of the weights is
         the number of updates so far."""
         deadline = sending_limit(self.recipe, self.lora)
         (facts, arrays), *_ = self.ranks.call("publish_apart", self.updates, timeout=deadline, kept=1)
-        self.message = Published(facts.version, facts.digest, arrays, facts.step)
-        return self.message
+        return Published(facts.version, facts.digest, arrays, facts.step)
 
     def check_ratio(self, groups: Sequence[ObjectRef]) -> list[dict]:
         return self._all("check_ratio", *groups)[0]
@@ -122,8 +140,7 @@ class Learners:
 
     def finish(self, training: Future) -> dict[str, float]:
         """Wait for the end of the update that `train` has started, and return its metrics."""
-        longest = self.recipe.engine.deadline_s + START_S  # the remote call times out earlier, with a better message
-        metrics = training.result(timeout=longest)[0]
+        metrics = training.result(timeout=self.longest)[0]
         self.updates += 1
         before, self.steps = self.steps, int(metrics.pop("step"))
         had_material = any(name.startswith("loss/") for name in metrics)
@@ -182,7 +199,7 @@ class Learners:
             return None
         snapshot = checkpoint.describe(path, checked=True)
         recipe = self.recipe
-        require_same_recipe(snapshot, recipe.model_dump(mode="json"), recipe.digest(), fingerprint(self.run))
+        require_same_recipe(snapshot, recipe.model_dump(mode="json"), recipe.digest(), self.fingerprint)
         self._weights("load", str(path), True)
         self.updates, self.steps = snapshot.step, int(self._all("stats")[0]["steps"])
         self.publish()

@@ -7,36 +7,40 @@ A fleet is several actors (processes) that do the same work. The actors of the r
 actors of the critic fleet score the trajectories and compute the advantages (credit). Each group in progress (all
 samples of one prompt) occupies one slot, and the number of slots is limited. The driver process runs this loop. It
 never holds tensors. It holds only numbers and Ray's references to data in other processes.
+
+With `rl.staleness` > 0, sampling and scoring go on during everything that the learner does. New weights are sent to all
+samplers without waiting for those that are busy. With 0 nothing is sampled while the learner works, and all samplers
+have the new weights before the next group begins.
 """
 
 import gc
-import math
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import TypeVar
 
-import ray
 import torch
 from ray import ObjectRef
 
 from irg_rl import faults, stopping
 from irg_rl.algorithms.base import algorithm_of
-from irg_rl.cluster.fleet import Fleet, FleetSettings
-from irg_rl.cluster.placement import ActorRoom
-from irg_rl.cluster.ray_runtime import actor_options
+from irg_rl.cluster.fleet import Fleet
+from irg_rl.cluster.pulse import Pulse
 from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.cluster.timeline import Interval, Timeline
 from irg_rl.config import adapters_of
-from irg_rl.driver.collector import Collector, DroppedSamples
-from irg_rl.driver.critic import Critic, CriticSettings, ScoredSummary
-from irg_rl.driver.learners import Learners
-from irg_rl.driver.limits import sending_limit, start_limit
-from irg_rl.driver.prepare import model_path, rl_prompts_file
+from irg_rl.driver.collector import LONGEST_WAIT_S, Collector, DroppedSamples
+from irg_rl.driver.learners import Learners, Published
+from irg_rl.driver.limits import sending_limit
+from irg_rl.driver.prepare import rl_prompts_file
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.rl_settings import worker_settings
-from irg_rl.driver.room import ANYWHERE, CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
+from irg_rl.driver.rl_fleets import arguments, critic_fleet, rollout_fleet
+from irg_rl.driver.room import CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
+from irg_rl.driver.update_metrics import drawn, summary
 from irg_rl.driver.watching import Watcher
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.prompts import PromptOrder, read_prompts
@@ -45,8 +49,8 @@ from irg_rl.report.samples import from_trajectory
 from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
 from rollouts.traffic import store_bytes
-from rollouts.worker import RolloutWorker
 
+Result = TypeVar("Result")
 LOGGED_TRAJECTORIES = 8
 """Largest number of trajectories that a look at RL logs to wandb, as strips of images and as a table."""
 
@@ -75,47 +79,13 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     with scorer_specs(run.recipe, trained) as specs, ray_with_room(run, settings, asked) as room:
         learners = Learners(run, start, room[LEARNER])
         try:
-            rollouts = rollout_fleet(run, start, learners, room[ROLLOUT])
-            loop = Loop(run, tracker, learners, rollouts, critic_fleet(run, specs, room[CRITIC]))
+            pulse = None if engine.silence_s is None else Pulse(engine.silence_s)
+            rollouts = rollout_fleet(run, start, learners, room[ROLLOUT], pulse)
+            loop = Loop(run, tracker, learners, rollouts, critic_fleet(run, specs, room[CRITIC], pulse))
             facts.update(loop.run_all())
             learners.save_model("rl")
         finally:
             learners.stop()
-
-
-def rollout_fleet(run: Run, start: str, learners: Learners, room: ActorRoom = ANYWHERE[ROLLOUT]) -> Fleet:
-    recipe = run.recipe
-    settings = worker_settings(recipe, model_path(run, start))
-    options = actor_options(threads=settings.threads, cpus=0, gpus=recipe.rollout_gpus)
-    actor = ray.remote(RolloutWorker)
-    return Fleet(
-        "rollout",
-        lambda index: actor.options(**options, **room.place(index)).remote(settings),
-        FleetSettings(
-            recipe.engine.rollout_actors, recipe.engine.deadline_s,
-            start_limit(recipe, model_path(run, start)) + sending_limit(recipe, adapters_of(recipe.require_rl())),
-        ),
-        prepare=lambda handle: handle.set_weights.remote(*arguments(learners)),
-    )  # fmt: skip
-
-
-def arguments(learners: Learners) -> tuple:
-    """Return the newest published weights as a tuple (reference to the weights, version, digest). The samplers' method
-    `set_weights` takes these three values as arguments. The digest is a hash of the weights."""
-    message = learners.message
-    return message.arrays, message.version, message.digest
-
-
-def critic_fleet(run: Run, specs: list[dict], room: ActorRoom = ANYWHERE[CRITIC]) -> Fleet:
-    recipe = run.recipe
-    settings, paths = CriticSettings.of(recipe), [s.path for s in recipe.rewards.scorers if s.path is not None]
-    actor, options = ray.remote(Critic), actor_options(threads=1, cpus=0, gpus=recipe.critic_gpus)
-    share = recipe.rewards.max_failure_share
-    return Fleet(
-        "critic",
-        lambda index: actor.options(**options, **room.place(index)).remote(specs, settings, 1, share),
-        FleetSettings(1, recipe.engine.deadline_s, start_limit(recipe, *map(Path, paths))),
-    )
 
 
 def collector_of(run: Run, slots: SlotBuffer, rollouts: Fleet, critics: Fleet) -> Collector:
@@ -179,34 +149,39 @@ class Loop:
         collector.admit(update)
         while not (batch := collector.take(update)):
             collector.pump(1.0, update)
+            self.learners.check()
         collected = time.monotonic()
         faults.at("update", update + 1)
+        groups = [body for _, body in batch]
         if update == 0:
-            self._check_ratio([body for _, body in batch])
+            self._check_ratio(collector, groups)
         rl = self.run.recipe.require_rl()
         if rl.dump_every and (update + 1) % rl.dump_every == 0:
-            self.learners.dump([body for _, body in batch])
+            self._meanwhile(collector, update, self.learners.dump, groups)
         if rl.look_every and (update + 1) % rl.look_every == 0:
-            self._look([body for _, body in batch])
-        training = self.learners.train([body for _, body in batch])
-        while collector.busy and not training.done():
-            collector.pump(0.05, update)  # with staleness > 0 sampling continues during the update
+            self._look(collector, groups)
+        training = self.learners.train(groups)
+        self._pump_until(training, collector, update)
         result = self.learners.finish(training)
-        self.learners.keep_bad([body for _, body in batch])
+        if self.learners.bad:
+            self._meanwhile(collector, update, self.learners.keep_bad, groups)
         learned = time.monotonic()
-        message = self.learners.publish()
-        deadline = sending_limit(self.run.recipe, adapters_of(rl))
-        answers = self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline)
-        require_acknowledged(message.version, message.digest, answers)
-        collector.published(message.version, update, self.learners.skipped)
+        message = self._publish(collector, update)
+        published = time.monotonic()
         trained = [summary for summary, _ in batch]
-        times = {"collect": collected - began, "learn": learned - collected, "publish": time.monotonic() - learned}
+        times = {"collect": collected - began, "learn": learned - collected, "publish": published - learned}
         ledger = {f"ledger/{name}": float(count) for name, count in asdict(collector.slots.ledger).items()}
         told = {
-            **summary(trained), **drawn(collector.left), **collector.counts, **ledger, "step/largest": message.step
-        }
+            **summary(trained, update), **drawn(collector.left), **collector.counts, **ledger,
+            "step/largest": message.step,
+        }  # fmt: skip
         collector.left, collector.counts = [], {}
         metrics = {**told, **result, **{f"seconds/{k}": v for k, v in times.items()}, **self._busy()}
+        work = [Interval("learner", "train", collected, learned), Interval("learner", "publish", learned, published)]
+        for fleet in (self.rollouts, self.critics):
+            work += fleet.intervals
+            fleet.intervals.clear()
+        Timeline(self.run.folder).add(self.learners.updates, work)
         self.tracker.log("rl", self.learners.updates, metrics | self.watcher.see(self.learners.updates, metrics))
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
         due = self.learners.updates % rl.checkpoint_every == 0 and self.learners.bad <= 2
@@ -215,10 +190,44 @@ class Loop:
         self.learners.require_finite()
         return f"reward {metrics['reward/first']:.3f} -> {metrics['reward/last']:.3f}, {sum(times.values()):.1f} s"
 
-    def _look(self, groups: list[ObjectRef]) -> None:
+    def _publish(self, collector: Collector, update: int) -> Published:
+        """Send the weights that the update has made to the samplers. With staleness 0, wait until all have
+        acknowledged them. Otherwise a sampler acknowledges them before its next group. Then admit new groups, because
+        the groups of the update have left their slots."""
+        rl = self.run.recipe.require_rl()
+        message = self._meanwhile(collector, update, self.learners.publication)
+        self.learners.message = message  # from here, a sampler that is started again gets these weights
+        deadline = sending_limit(self.run.recipe, adapters_of(rl))
+
+        def check(answer: tuple[int | None, str]) -> None:
+            require_acknowledged(message.version, message.digest, [answer])
+
+        if rl.staleness:
+            self.rollouts.post("set_weights", *arguments(self.learners), timeout=deadline, check=check)
+        else:
+            for answer in self.rollouts.broadcast("set_weights", *arguments(self.learners), timeout=deadline):
+                check(answer)
+        collector.published(message.version, update, self.learners.skipped)
+        if rl.staleness and self.learners.updates < rl.updates:
+            collector.admit(self.learners.updates)
+        return message
+
+    def _meanwhile(self, collector: Collector, update: int, work: Callable[..., Result], *args: object) -> Result:
+        """Call `work(*args)` in the learner's thread, and return its result. Sampling and scoring go on meanwhile."""
+        future = self.learners.thread.submit(work, *args)
+        self._pump_until(future, collector, update)
+        return future.result(timeout=self.learners.longest)
+
+    def _pump_until(self, future: Future, collector: Collector, update: int) -> None:
+        """Let sampling and scoring go on until the learner has done its work, or until no group is under way."""
+        while collector.busy and not future.done():
+            collector.pump(LONGEST_WAIT_S, update)
+
+    def _look(self, collector: Collector, groups: list[ObjectRef]) -> None:
         """Store some of the groups for `irg-rl view`, and log some of their trajectories to wandb."""
         rl, update = self.run.recipe.require_rl(), self.learners.updates + 1
-        folder = self.learners.look(groups, rl.look_mb * 2**20 // max(1, rl.updates // rl.look_every))
+        share = rl.look_mb * 2**20 // max(1, rl.updates // rl.look_every)
+        folder = self._meanwhile(collector, self.learners.updates, self.learners.look, groups, share)
         if folder is None:
             console.print(f"note: not one group of update {update} fits into its part of rl.look_mb {rl.look_mb}")
             return
@@ -227,7 +236,8 @@ class Loop:
             self.tracker.log_samples("rl", update, shown[:LOGGED_TRAJECTORIES])
 
     def _save(self, collector: Collector) -> None:
-        self.learners.save({"slots": collector.slots.state()})
+        state = {"slots": collector.slots.state()}
+        self._meanwhile(collector, self.learners.updates, self.learners.save, state)
         self.run.count_time("rl")
 
     def _busy(self) -> dict[str, float]:
@@ -237,8 +247,8 @@ class Loop:
         parts = {"sampling": self.rollouts.lap(), "scoring": self.critics.lap(), **self.learners.seconds()}
         return {f"busy/{part}": seconds for part, seconds in parts.items()}
 
-    def _check_ratio(self, groups: list) -> None:
-        rows = self.learners.check_ratio(groups)
+    def _check_ratio(self, collector: Collector, groups: list[ObjectRef]) -> None:
+        rows = self._meanwhile(collector, self.learners.updates, self.learners.check_ratio, groups)
         write_json(self.run.path("evaluation", "ratio_check.json"), {"kind": "ratio_check", "rows": rows})
         holding = sum(row["max"] <= row["limit"] for row in rows)
         worst = max(rows, key=lambda row: row["max"] / row["limit"])
@@ -246,47 +256,3 @@ class Loop:
             f"ratio check: {holding} of {len(rows)} (modality, turn, step) differences are small; the largest is "
             f"{worst['modality']} of turn {worst['turn']}: {worst['max']:.2g} of {worst['limit']:.2g} allowed"
         )
-
-
-def summary(groups: list[ScoredSummary]) -> dict[str, float]:
-    """Return a dict of metrics of one update: metric name -> value. `groups` has a summary of each group (several
-    samples of one prompt) that this update was trained on. Examples of metrics are the mean rewards per turn, the mean
-    number of text tokens, and the share of trajectories that stopped early."""
-    trajectories = sum(v.trajectories for v in groups)
-    out = {
-        "stopped": sum(v.stopped for v in groups) / trajectories,
-        "images": sum(v.images for v in groups) / trajectories,
-        "text_tokens": sum(v.text_tokens for v in groups) / trajectories,
-        "dropped_samples": sum(len(v.failures) for v in groups),
-        "reward/first": _mean([v.first for v in groups]),
-        "reward/last": _mean([v.last for v in groups]),
-    }
-    for name in dict.fromkeys(name for v in groups for name in v.means):  # groups may have different scorers
-        scored = [v for v in groups if name in v.means]
-        for turn in range(max(len(v.images_by_turn) for v in scored)):
-            pairs = [(v.means[name][turn], v.images_by_turn[turn]) for v in scored if turn < len(v.images_by_turn)]
-            pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
-            if pairs:
-                out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
-    return out | groups[-1].scorers
-
-
-def drawn(left: list[ScoredSummary]) -> dict[str, float]:
-    """Return metrics of all groups that were sampled and scored since the last update. (A group has several samples of
-    one prompt.) `left` has the summaries of these groups, also of groups that the algorithm cannot train on. There are
-    four kinds of metrics: the mean rewards, the number of groups, the share of groups in which the rewards differ, and
-    means of what the alarms watch (driver/drawn.py). Such a mean is over the groups that have the value."""
-    watched = {name: [one.watched[name] for one in left if name in one.watched] for one in left for name in one.watched}
-    return {name: _mean(values) for name, values in watched.items()} | {
-        "drawn/first": _mean([group.first for group in left]),
-        "drawn/last": _mean([group.last for group in left]),
-        "drawn/groups": float(len(left)),
-        "drawn/spread": _mean([float(group.has_spread) for group in left]),
-    }
-
-
-def _mean(values: list[float]) -> float:
-    """Return the mean of the values that are not nan, or nan if there are none. A value of nan belongs to a group
-    without a reward."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else float("nan")

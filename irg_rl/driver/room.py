@@ -11,6 +11,7 @@ from irg_rl.cluster.shared_folder import SharedFolder
 from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import Recipe, Stage
 from irg_rl.driver.run_folder import Run
+from irg_rl.driver.scorers import embeds_judge
 from rollouts.traffic import store_bytes
 
 LEARNER, ROLLOUT, CRITIC = "learner rank", "rollout actor", "critic"
@@ -27,14 +28,16 @@ def asked_by_sft(recipe: Recipe, stage: Stage) -> list[ActorDemand]:
 def asked_by_rl(recipe: Recipe) -> list[ActorDemand]:
     """Return the actors of RL.
 
-    The critic is beside the driver. So the groups that wait for their training are on the node without which the run
-    cannot go on anyway, and the critic reaches a judge that the driver has started.
+    A critic that is alone and needs no GPU is beside the driver. So the groups that wait for their training are on the
+    node without which the run cannot go on anyway. If the driver has started a judge, all critics are beside it,
+    because nothing else reaches the judge.
     """
     engine = recipe.engine
     if recipe.require_rl().rollouts is not None:
         return [_learners(recipe, engine.learner_ranks)]
+    beside = embeds_judge(recipe) or engine.critics == 1 and not recipe.critic_gpus
     return [
-        ActorDemand(CRITIC, 1, 1, recipe.critic_gpus, beside_driver=True),
+        ActorDemand(CRITIC, engine.critics, 1, recipe.critic_gpus, beside_driver=beside),
         _learners(recipe, engine.learner_ranks),
         ActorDemand(ROLLOUT, engine.rollout_actors, engine.thread_share(engine.rollout_actors), recipe.rollout_gpus),
     ]

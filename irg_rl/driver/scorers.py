@@ -20,6 +20,11 @@ KEPT = ("cache_folder", "split_folder")
 """Options that name folders of a scorer with a judge."""
 
 
+def embeds_judge(recipe: Recipe) -> bool:
+    """Return whether a judge of the recipe has no address, so that the program starts the task's own judge."""
+    return any(s.kind == "judge" and s.base_url is None for s in recipe.rewards.scorers)
+
+
 @contextmanager
 def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
     """Give a context (for `with`) that yields one spec for each scorer of the recipe. A spec is a dict that describes
@@ -29,7 +34,7 @@ def scorer_specs(recipe: Recipe, trained: Path | None) -> Iterator[list[dict]]:
     `trained` is the folder with the scorers that a run has trained. It is None if there is no run.
     """
     scorers = recipe.rewards.scorers
-    if not any(s.kind == "judge" and s.base_url is None for s in scorers):
+    if not embeds_judge(recipe):
         yield [spec_of(recipe, scorer, trained) for scorer in scorers]
         return
     with JudgeProcess(as_world(task_of(recipe)).mind, seed=recipe.seed, errs=recipe.rewards.judge_errs) as judge:

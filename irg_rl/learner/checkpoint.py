@@ -9,9 +9,11 @@ A checkpoint is first written into a hidden folder. Every file and every folder 
 the last file. Then the hidden folder is renamed. Older checkpoints are removed only after that. Nothing is pickled.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +107,7 @@ def save(run: Path, snapshot: Snapshot, keep_last: int) -> Path:
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(f"cannot write the checkpoint {final}: {error}; free some space and resume") from error
+        raise CheckpointError(f"cannot write the checkpoint {final}: {error}; {remedy(error)} and resume") from error
     _prune(folder, keep_last)
     faults.at("checkpoint_written", snapshot.step, run.name, final)
     return final
@@ -342,6 +344,15 @@ def _require_space(folder: Path, snapshot: Snapshot) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
         raise OSError(f"it needs {need / 2**20:.0f} MiB and {folder} has {free / 2**20:.0f} MiB free")
+
+
+def remedy(error: OSError | SafetensorError) -> str:
+    """Say what helps if a file cannot be written. safetensors gives the number of an error of the system as text."""
+    told = re.search(r"os error (\d+)", str(error))
+    number = int(told[1]) if told else error.errno if isinstance(error, OSError) else None
+    if number in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # None: of `_require_space`
+        return "free some space"
+    return "make the folder writable, or copy the run to another disk,"
 
 
 def _digest(path: Path) -> str:

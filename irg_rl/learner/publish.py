@@ -57,8 +57,8 @@ def require_acknowledged(version: int, digest: str, answers: Iterable[tuple[int 
     """Check that every sampler has the published weights. `version` and `digest` (hash) belong to the published
     weights. `answers` has one pair for each sampler: the version and the digest of the weights that this sampler now
     has. Raises PublishError if a pair is not (`version`, `digest`)."""
-    for place, (held, found) in enumerate(answers):
+    for held, found in answers:
         if (held, found) != (version, digest):
             raise PublishError(
-                f"version {version} ({digest[:12]}) was published but sampler {place} serves {held} ({found[:12]})"
+                f"version {version} ({digest[:12]}) was published but a sampler serves {held} ({found[:12]})"
             )

@@ -26,6 +26,7 @@ from irg_rl.report import comparisons, curves, strips, tables
 from irg_rl.report.claim import claim
 from irg_rl.report.folder import RunRecord, is_of_the_run, read_run
 from irg_rl.report.samples import SampledTrajectory
+from irg_rl.report.timeline import draw_timeline
 from irg_rl.report.words import number_words
 
 REPORT = "report.html"
@@ -130,6 +131,7 @@ def render(record: RunRecord) -> str:
         alarm=tables.alarm(record.learning) if record.learning else None,
         rings=rings(record),
         curves=curves.draw_curves(record.metrics, own),
+        timeline=draw_timeline(record.folder),
         not_drawn=curves.not_drawn(record.metrics, own),
         samples=by_prompt(record),
         absences=absences(record),

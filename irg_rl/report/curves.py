@@ -10,7 +10,8 @@ stand for the number of a turn, a part of the model and the name of a scorer.
 | RL (`rl..`) | `held_out/{scorer}`, `drawn/{statistic}` of images and texts, `accuracy/turn{k}` and        |
 |             | `accuracy/n` (validation), `reward/{first,last}`, `reward/{scorer}/{turn{k},seconds_per_image}`, |
 |             | `stopped`, `images`, `grad_norm/{part}`, `seconds/{part}`, |
-|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`, and what the algorithm declares (`curves`) |
+|             | `{text,image}/turn{k}/{clipfrac,log_ratio_max}`, `age/{mean,max}`, and what the algorithm          |
+|             | declares (`curves`) |
 """
 
 import base64
@@ -86,6 +87,7 @@ CURVES = (
           share=True),
     Curve("Largest |log ratio| of an update", RL, r"(?P<panel>text|image)/(?P<line>turn\d+)/log_ratio_max",
           "|log ratio|", UPDATES, log_scale=True),
+    Curve("Age of trained groups", RL, r"age/(?P<line>mean|max)", "updates since sampling", UPDATES),
     Curve("Time of an update", RL, r"seconds/(?P<line>.+)", "seconds", UPDATES),
 )  # fmt: skip
 
@@ -134,7 +136,7 @@ def _draw_curve(curve: Curve, metrics: Sequence[dict]) -> ReportFigure | None:
             first.set_ylabel(curve.y_label)
         if len(names) > 1:
             _legend(figure, list(grid[: len(panels)]))
-        return _finish(figure, curve.title, _changes(panels) + _counted(curve, metrics))
+        return finish(figure, curve.title, _changes(panels) + _counted(curve, metrics))
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
@@ -259,7 +261,7 @@ def draw_turns(evaluations: Sequence[dict]) -> ReportFigure | None:
         panels[0].set_ylim(0, 1)
         _, fullest = max(enumerate(panels), key=lambda place: (len(shown[place[0]]["arms"]), place[0]))
         _legend(figure, [fullest])  # some evaluations may have no controls
-        return _finish(
+        return finish(
             figure,
             "Accuracy by turn beside both controls",
             "Turn 1 is the first image, the same in every arm. What a turn bought is the distance to the controls.",
@@ -292,7 +294,7 @@ def draw_repair(evaluations: Sequence[dict]) -> ReportFigure | None:
         panels[0].set_yticks(range(len(rows)), [f"{name}: {arm_words(arm)}" for name, arm, _ in rows])
         panels[0].invert_yaxis()
         counts = [f"{e['name']} {_cases(e, 'repair')} and {_cases(e, 'damage')}" for e in shown]
-        return _finish(
+        return finish(
             figure,
             "Repair and damage at the last turn",
             "Repair: right at the end, given a wrong first image. Damage: wrong at the end, given a right one. "
@@ -333,7 +335,8 @@ def _colour(arm: str) -> str:
     return ARM_COLOURS.get(arm, OTHER_COLOUR)
 
 
-def _finish(figure: Figure, title: str, caption: str) -> ReportFigure:
+def finish(figure: Figure, title: str, caption: str) -> ReportFigure:
+    """Return the finished figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     encoded = base64.b64encode(buffer.getvalue()).decode()

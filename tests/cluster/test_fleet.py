@@ -9,8 +9,9 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
-from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, wait_for_any
+from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, actor_name, wait_for_any
 from irg_rl.cluster.placement import NoRoomError
+from irg_rl.cluster.pulse import Pulse, no_beat
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
 
 
@@ -18,8 +19,8 @@ from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
 class Painter:
     """Squares numbers with its weights; `death_note` is a file whose existence makes the next unit fatal once."""
 
-    def __init__(self):
-        self.weights = 0
+    def __init__(self, beat=no_beat):
+        self.weights, self.beat = 0, beat
 
     def receive(self, weights: int) -> int:
         self.weights = weights
@@ -30,6 +31,13 @@ class Painter:
 
     def paint_slowly(self, number: int, seconds: float) -> tuple[int, int]:
         time.sleep(seconds)
+        return self.paint(number)
+
+    def paint_beating(self, number: int, seconds: float) -> tuple[int, int]:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.beat()
+            time.sleep(0.1)
         return self.paint(number)
 
     def die_once(self, number: int, death_note: str) -> tuple[int, int]:
@@ -168,6 +176,65 @@ def test_new_weights_overtake_the_old_ones_that_a_starting_actor_was_sent(make_f
     assert {value for _, value in values(fleet.run([(n, "paint", (n,)) for n in range(4)], timeout=60))} == {2}
 
 
+def require(version: int):
+    def check(answer: int) -> None:
+        if answer != version:
+            raise ValueError(f"painter has {answer} in place of {version}")
+
+    return check
+
+
+def poll_until(fleet: Fleet, count: int) -> list:
+    found, end = [], time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < end
+        found += fleet.poll(0.2)
+    return found
+
+
+def test_a_busy_actor_holds_up_nobody_and_hears_the_news_before_its_next_unit(make_fleet):
+    """Fails where the news wait for the busy actor, or where its next unit does not wait for the news."""
+    fleet = make_fleet(prepare=Weights(1).send)
+    fleet.wait_until_serving(2, timeout=60)
+    fleet.submit("slow", "paint_slowly", 1, 2.0)
+    for version in (2, 3):
+        fleet.post("receive", version, timeout=30, check=require(version))
+    for number in range(3):
+        fleet.submit(number, "paint", number)
+    assert sorted(values(poll_until(fleet, 3))) == [(0, 3), (1, 3), (4, 3)]  # the slow one would give (1, 1)
+    fleet.submit("also slow", "paint_slowly", 3, 2.0)  # the other actor takes it, so the first one takes the last unit
+    fleet.submit("last", "paint", 2)
+    assert sorted((done.id, done.value) for done in poll_until(fleet, 3)) == [
+        ("also slow", (9, 3)), ("last", (4, 3)), ("slow", (1, 1)),
+    ]  # fmt: skip
+
+
+def test_a_wrong_answer_to_news_is_raised_and_a_late_one_costs_the_actor(make_fleet):
+    weights = Weights(1)
+    fleet = make_fleet(prepare=weights.send, size=1)
+    fleet.wait_until_serving(1, timeout=60)
+    weights.version = 2
+    fleet.post("paint_slowly", 1, 600.0, timeout=0.5, check=require(2))
+    fleet.submit("a", "paint", 2)
+    assert values(poll_until(fleet, 1)) == [(4, 2)]
+    assert fleet.losses == ["painters 0: no answer before its deadline"]
+    fleet.post("receive", 3, timeout=30, check=require(4))
+    with pytest.raises(ValueError, match="painter has 3 in place of 4"):
+        poll_until(fleet, 1)
+
+
+def test_an_actor_that_dies_with_its_unit_hears_the_news_from_prepare(make_fleet, tmp_path):
+    note = tmp_path / "note"
+    note.touch()
+    weights = Weights(1)
+    fleet = make_fleet(prepare=weights.send, size=1)
+    fleet.wait_until_serving(1, timeout=60)
+    fleet.submit("fatal", "die_once", 3, str(note))
+    weights.version = 2
+    fleet.post("receive", 2, timeout=30, check=require(2))
+    assert values(poll_until(fleet, 1)) == [(9, 2)]
+
+
 def test_a_hanging_unit_is_killed_at_its_deadline_and_done_again(make_fleet, tmp_path):
     note = tmp_path / "note"
     note.touch()
@@ -175,6 +242,25 @@ def test_a_hanging_unit_is_killed_at_its_deadline_and_done_again(make_fleet, tmp
     fleet.wait_until_serving(1, timeout=60)
     (result,) = fleet.run([("hangs", "hang_once", (4, str(note)))], timeout=60)
     assert result.value == (16, 0) and result.attempts == 2
+
+
+def test_an_actor_that_stops_is_found_by_its_silence_and_one_that_works_long_is_not(local_ray):
+    """Its unit may take ten minutes. Only the heartbeats end the wait."""
+    pulse = Pulse(limit=2.0)
+    fleet = Fleet(
+        "painters", lambda index: Painter.remote(pulse.beat(actor_name("painters", index))),
+        FleetSettings(1, unit_timeout=600.0, backoff=0.05), pulse=pulse,
+    )  # fmt: skip
+    try:
+        assert values(fleet.run([("long", "paint_beating", (3, 4.0))], timeout=60)) == [(9, 0)]
+        assert fleet.losses == []
+        pid = bounded_get(fleet.actors()[0].pid.remote(), 30, "pid")
+        fleet.submit("stopped", "paint_beating", 2, 0.5)
+        os.kill(pid, signal.SIGSTOP)
+        assert values(poll_until(fleet, 1)) == [(4, 0)]
+        assert fleet.losses == ["painters 0: no heartbeat; unit 'stopped' again"]
+    finally:
+        fleet.stop()
 
 
 def test_a_unit_that_always_kills_its_actor_ends_the_run_with_its_name(make_fleet):

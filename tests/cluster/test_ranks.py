@@ -22,6 +22,9 @@ class Partner:
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("Connection closed by peer")
 
+    def pid(self) -> int:
+        return os.getpid()
+
     def fail(self) -> None:
         raise RuntimeError(f"rank {self.rank} cannot count")
 
@@ -38,6 +41,18 @@ def test_a_dead_rank_is_named_even_if_another_one_complains_first(ranks):
     with pytest.raises(RankError, match="learner 1 died in talk .*; resume the run") as caught:
         ranks.call("talk", timeout=60)
     assert str(caught.value.__cause__) == "Connection closed by peer"
+
+
+def test_a_rank_that_dies_while_nothing_is_called_is_found_by_a_check(ranks):
+    pids = ranks.call("pid", timeout=60)
+    for _ in range(3):
+        ranks.check()
+    os.kill(pids[1], signal.SIGKILL)
+    end = time.monotonic() + 60
+    with pytest.raises(RankError, match="learner 1 died .*; resume the run"):
+        while time.monotonic() < end:
+            ranks.check()
+            time.sleep(0.1)
 
 
 def test_an_error_of_all_ranks_stays_what_it_is(ranks):

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,16 +14,16 @@ import pytest
 import ray
 import torch
 
+from irg_rl.cluster.ray_processes import SERVERS, session_processes
 from irg_rl.cluster.ray_runtime import (
-    SERVERS,
     LocalRay,
     RaySettings,
     WaitTimeoutError,
     actor_options,
     bounded_get,
     session_folder,
-    session_processes,
     thread_environment,
+    within,
 )
 from irg_rl.cluster.threads import take_thread_share
 
@@ -60,6 +61,14 @@ def test_a_remote_error_arrives_as_its_cause_with_a_note(local_ray):
     assert caught.value.__notes__ == ["raised remotely, while waiting for the judge"]
     assert "ray" not in type(caught.value).__module__
     assert "in broken" in str(caught.value.__cause__), "the remote traceback is lost"
+
+
+def test_a_call_that_does_not_end_is_left_alone_and_one_that_fails_is_not_silent():
+    hanging = threading.Event()
+    assert not within(0.1, hanging.wait) and within(60.0, int)
+    hanging.set()
+    with pytest.raises(ValueError, match="actor"):
+        within(60.0, lambda: int("actor"))
 
 
 def test_an_actor_gets_its_thread_share(local_ray):
@@ -143,7 +152,8 @@ def test_processes_of_a_session_are_found_with_their_children_and_no_others(tmp_
 SERVERLESS = """
 import sys, time
 from pathlib import Path
-from irg_rl.cluster.ray_runtime import LocalRay, RaySettings, session_processes
+from irg_rl.cluster.ray_runtime import LocalRay, RaySettings
+from irg_rl.cluster.ray_processes import session_processes
 with LocalRay(RaySettings(num_cpus=1), Path(sys.argv[1])) as local:
     [server] = [one for one in session_processes(local.folder) if Path(one.cmdline()[0]).name == sys.argv[2]]
     server.kill()

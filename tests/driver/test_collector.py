@@ -41,15 +41,14 @@ class ScriptedCritic:
     """`script`: group -> what its summary says; the groups after it are as the last one."""
 
     def learn(self, script: list[dict]) -> None:
-        self.script = script
+        self.script, self.rests = script, 0
+
+    def rest(self) -> int:
+        self.rests += 1
+        return self.rests
 
     def score_groups(self, *bodies: tuple[int, int, tuple[int, ...]]) -> tuple:
         return [self.summary(group, version) for group, version, _ in bodies], *bodies
-
-    def score_groups_and_rest(self, *bodies: tuple[int, int, tuple[int, ...]]) -> tuple:
-        summaries, *_ = self.score_groups(*bodies)
-        summaries[-1].counts["rests"] = 1.0
-        return summaries, *bodies
 
     def summary(self, group: int, version: int) -> ScoredSummary:
         said = self.script[min(group, len(self.script) - 1)]
@@ -140,10 +139,9 @@ def test_groups_started_together_share_a_batch_and_those_that_replace_them_too(c
 def test_scorers_leave_the_gpu_after_the_last_group_of_an_update_and_after_one_that_replaces_it(collect):
     collector = collect([FINE, FINE, FINE, FINE, FINE, FLAT, FINE], SlotBuffer(3, staleness=0))
     update(collector, 0)
-    assert "rests" not in collector.counts
     collector.offload = True
     assert update(collector, 1) == [3, 4, 6]
-    assert collector.counts["rests"] == 2
+    assert collector.critics.broadcast("rest", timeout=60) == [3]  # two of them before this one
 
 
 def test_groups_without_any_advantage_are_left_out_of_an_update(collect, tmp_path):

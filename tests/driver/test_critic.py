@@ -11,7 +11,8 @@ from irg_rl.algorithms.grpo import GRPO
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.config import load_recipe
 from irg_rl.driver.critic import CreditSettings, Critic, CriticSettings
-from irg_rl.driver.rl_loop import collector_of, summary
+from irg_rl.driver.rl_loop import collector_of
+from irg_rl.driver.update_metrics import summary
 from irg_rl.errors import InputError
 from irg_rl.trajectory import Group, Prompt
 from rewards.base import ScorerUnavailable
@@ -58,8 +59,9 @@ def test_a_held_out_scorer_that_fails_leaves_no_sample_out():
 def test_models_rest_after_the_last_group_and_wake_for_the_next_one():
     judge = critic({"name": "moving", "kind": "tests.rewards.scorers:Moving"})
     judge.score_groups(painted([51], [102]))
-    told, group = judge.score_groups_and_rest(painted([51], [102]))
-    assert told[0].group == group.id and judge.offload.away
+    judge.score_groups(painted([51], [102]))
+    judge.rest()
+    assert judge.offload.away
     judge.score_groups(painted([51], [102]))
     assert judge.hub.scorers["moving"].went == ["scores", "scores", "cpu", "cpu", "scores"]
 
@@ -74,7 +76,7 @@ def test_a_group_that_the_clamp_leaves_without_advantages_is_empty():
 def test_what_the_scorers_cost_and_how_often_they_failed_reaches_the_metrics():
     judge = critic(BRIGHTNESS, FLAKY)
     summaries = [judge.score_group(painted([51, 102], [0, 51]))[0] for _ in range(2)]
-    metrics = summary(summaries)
+    metrics = summary(summaries, 0)
     assert metrics["reward/flaky/images"] == 8 and metrics["reward/flaky/failed"] == 2
     assert metrics["reward/brightness/seconds_per_image"] >= 0 and metrics["dropped_samples"] == 2
 
@@ -91,7 +93,7 @@ def test_an_image_that_siblings_share_is_scored_once_and_belongs_to_all_of_them(
     assert (told.trajectories, told.images, told.images_by_turn) == (3, 4, [2, 2])
     assert told.means["brightness"] == pytest.approx([0.4, 0.6])
     assert (told.first, told.last) == (pytest.approx(0.4), pytest.approx(0.6))
-    assert summary([told])["images"] == pytest.approx(4 / 3)
+    assert summary([told], 0)["images"] == pytest.approx(4 / 3)
 
 
 def test_under_dpo_pairs_decide_what_is_trained_and_a_group_of_ties_has_no_spread():
@@ -196,7 +198,7 @@ def test_a_scorer_for_other_prompts_gives_no_term_and_does_not_fail():
 def test_metrics_of_groups_with_different_scorers_are_those_of_the_groups_that_have_them():
     judge = critic(BRIGHTNESS, SECOND)
     groups = [tagged("scene", [51, 102], [0, 204]), tagged("counting", [153, 102], [153, 204])]
-    metrics = summary([judge.score_group(group)[0] for group in groups])
+    metrics = summary([judge.score_group(group)[0] for group in groups], 0)
     assert metrics["reward/second/turn0"] == pytest.approx(0.6)
     assert metrics["reward/brightness/turn0"] == pytest.approx((0.2 + 0.0 + 0.6 + 0.6) / 4)
 

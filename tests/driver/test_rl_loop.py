@@ -1,13 +1,29 @@
 """What an update logs of the groups that left since the last one, and what the samplers have after it."""
 
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+
 import pytest
 
+from irg_rl.cluster.ranks import RankError
+from irg_rl.cluster.slots import SlotBuffer
+from irg_rl.cluster.timeline import FILE
+from irg_rl.driver import learners as learners_module
+from irg_rl.driver.collector import Collector
 from irg_rl.driver.critic import ScoredSummary
 from irg_rl.driver.learners import Learners
-from irg_rl.driver.rl_loop import Loop, critic_fleet, drawn, rollout_fleet
+from irg_rl.driver.rl_fleets import critic_fleet, rollout_fleet
+from irg_rl.driver.rl_loop import Loop, collector_of
+from irg_rl.driver.run_folder import Run
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.driver.stages import tracker_of
-from irg_rl.records import load_groups
+from irg_rl.driver.update_metrics import drawn, pooled, summary
+from irg_rl.records import load_groups, step_folder
+from irg_rl.report.metrics_log import read_metrics
+from irg_rl.report.tracking import METRICS
 from tests.driver.begun import begun_run
 
 
@@ -25,14 +41,43 @@ def test_the_share_of_groups_with_spread_and_the_drawn_reward_count_groups_that_
     }  # fmt: skip
 
 
-def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_made(local_ray, world, tmp_path):
-    """Fails where the weights are published before the step: the samplers would always be one update behind. Every
-    second update is also stored for looking."""
+def test_the_age_of_a_group_is_the_number_of_updates_since_it_was_sampled():
+    groups = [replace(group(number, 0.5, True), version=version) for number, version in enumerate((3, 3, 4, 5))]
+    metrics = summary(groups, 5)
+    assert (metrics["age/mean"], metrics["age/max"]) == (1.25, 2.0)
+
+
+def test_what_several_critics_say_of_a_scorer_is_pooled():
+    def of(images: float, seconds: float, slowest: float) -> dict[str, float]:
+        return {"reward/a/images": images, "reward/a/failed": 1.0, "reward/a/seconds_per_image": seconds,
+                "reward/a/slowest_call_seconds": slowest}  # fmt: skip
+
+    assert pooled({0: of(30, 1.0, 7.0), 1: of(10, 5.0, 6.0) | {"reward/a/cut_texts": 2.0}}) == {
+        "reward/a/images": 40, "reward/a/failed": 2, "reward/a/seconds_per_image": 2.0,
+        "reward/a/slowest_call_seconds": 7.0, "reward/a/cut_texts": 2.0,
+    }  # fmt: skip
+
+
+@dataclass
+class Looped:
+    """A loop that has made its two updates, and what it works with."""
+
+    loop: Loop
+    staleness: int
+    first: str  # digest of the weights before the first update
+
+    @property
+    def run(self) -> Run:
+        return self.loop.run
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def looped(request, local_ray, world, tmp_path_factory):
     run = begun_run(
-        world, tmp_path, tracking={"wandb": False}, engine={"threads": 1, "rollout_actors": 1},
+        world, tmp_path_factory.mktemp("looped"), tracking={"wandb": False}, engine={"threads": 1, "rollout_actors": 1},
         sampling={"image_size": [16, 16], "points": 3, "max_text_tokens": 4, "turns": 1},
         rl={"updates": 2, "groups": 1, "group_size": 2, "noise": {"window": "all"}, "checkpoint_every": 5,
-            "look_every": 2},
+            "look_every": 2, "staleness": request.param, "dump_every": 1},
         rewards={"scorers": [{"name": "light", "kind": "tests.rewards.scorers:Brightness"}]},
     )  # fmt: skip
     with scorer_specs(run.recipe, run.path("scorers")) as specs, tracker_of(run) as tracker:
@@ -40,14 +85,59 @@ def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_ma
         first = learners.message.digest
         fleets = rollout_fleet(run, "base", learners), critic_fleet(run, specs)
         try:
-            Loop(run, tracker, learners, *fleets).run_all()
-            served, trained = learners.message, learners.publish()
+            loop = Loop(run, tracker, learners, *fleets)
+            loop.run_all()
+            yield Looped(loop, request.param, first)
         finally:
             for part in (*fleets, learners):
                 part.stop()
-    assert served.digest != first
+
+
+def test_after_every_update_the_samplers_have_the_weights_that_the_update_has_made(looped):
+    """Fails where the weights are published before the step: the samplers would always be one update behind."""
+    served, trained = looped.loop.learners.message, looped.loop.learners.publish()
+    assert served.digest != looped.first
     assert (served.version, served.digest) == (2, trained.digest)
-    [look] = (run.folder / "looks").iterdir()
+
+
+def test_no_group_is_older_than_the_staleness_and_each_has_the_digest_of_its_version(looped):
+    sampled = [one for number in (1, 2) for one in load_groups(step_folder(looped.run.folder, number))]
+    versions = [group.version for group in sampled]
+    assert versions[0] == 0 and versions[1] in ({1} if looped.staleness == 0 else {0, 1})
+    for group in sampled:
+        for trajectory in group.trajectories:
+            assert trajectory.version == group.version
+            assert (trajectory.digest == looped.first) == (group.version == 0)
+    ages = [row["age/max"] for row in read_metrics(looped.run.folder / METRICS) if row["stage"] == "rl"]
+    assert ages == [0, 1 - versions[1]]
+
+
+def test_the_timeline_has_the_work_of_every_actor(looped):
+    rows = [json.loads(line) for line in (looped.run.folder / FILE).read_text().splitlines()]
+    told = {(row["update"], row["actor"], row["what"]) for row in rows}
+    for work in (("learner", "train"), ("learner", "publish"), ("rollout 0", "sample_groups"),
+                 ("critic 0", "score_groups")):  # fmt: skip
+        assert {(1, *work), (2, *work)} & told
+    assert (2, "learner", "train") in told and all(row["began"] <= row["ended"] for row in rows)
+    assert ((2, "rollout 0", "set_weights") in told) <= (looped.staleness == 1)
+
+
+def test_every_second_update_is_stored_for_looking(looped):
+    [look] = (looped.run.folder / "looks").iterdir()
     [shown] = load_groups(look)
     assert look.name == "step-000002" and len(shown.trajectories) == 2
     assert all(0 <= score <= 1 for t in shown.trajectories for score in t.rewards["light"])
+
+
+def test_a_learner_that_dies_while_groups_are_sampled_ends_the_run_in_seconds(looped, monkeypatch):
+    """The groups never come, so only a check of the learner can end the wait."""
+    loop = looped.loop
+    [pid] = loop.learners.ranks.call("__ray_call__", lambda rank: os.getpid(), timeout=60)
+    monkeypatch.setattr(Collector, "take", lambda self, update: [])
+    monkeypatch.setattr(learners_module, "CHECK_S", 0.5)
+    slots = SlotBuffer(1, 0, loop.learners.updates)
+    os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(RankError, match="learner 0 died .*; resume the run"):
+        loop._update(collector_of(looped.run, slots, loop.rollouts, loop.critics))
+    assert time.monotonic() - began < 30

@@ -82,18 +82,32 @@ def same(one: dict, other: dict) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_two_nodes_with_a_rank_and_a_rollout_actor_each_make_the_weights_of_one_machine(
-    cluster, alone, world, tmp_path
+def test_four_nodes_and_a_critic_that_dies_make_the_weights_of_one_machine_with_one_critic(
+    cluster, alone, world, tmp_path, monkeypatch
 ):
-    run = run_of(world, tmp_path, address=cluster.address, placement="spread")
+    """Two learner ranks, two rollout actors and two critics are spread over the nodes. The first critic is killed with
+    its group in the second update."""
+    more, began, killed = [cluster.add_node(num_cpus=CPUS) for _ in range(2)], Collector.admit, []
+
+    def admit(self, update: int) -> None:
+        began(self, update)
+        if update == 1 and not killed:
+            killed.append(self.critics.actors()[0])
+            ray.kill(killed[0])
+
+    monkeypatch.setattr(Collector, "admit", admit)
+    run = run_of(world, tmp_path, address=cluster.address, placement="spread", critics=2)
     weights, facts = trained(run)
-    assert same(weights, alone[0]) and facts == alone[1]
+    assert same(weights, alone[0]) and {**facts, "losses": []} == alone[1]
+    assert len(killed) == 1 and all(line.startswith("critic 0: ") for line in facts["losses"])
     with AttachedRay(cluster.address, "after"):
         end = time.monotonic() + 30
         while any(node.free.get("CPU") != CPUS for node in living_nodes()):
             assert time.monotonic() < end, "the run has left something behind"
             time.sleep(0.2)
-        assert len(living_nodes()) == 2
+        assert len(living_nodes()) == 4
+    for node in more:
+        cluster.remove_node(node)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:6379"])
@@ -117,7 +131,7 @@ def test_a_placement_that_cannot_be_met_says_what_is_asked_and_what_is_there(clu
         pass
     said = str(caught.value)
     assert said.startswith("no room for 2 learner ranks with 12 CPUs each, 2 rollout actors with 12 CPUs each. ")
-    assert "1 critic on the driver's node with 1 CPU, 2 learner" in said and "\n" not in said
+    assert "Asked in all: 1 critic on the driver's node with 1 CPU, 2 learner" in said and "\n" not in said
     assert "The cluster has 2 nodes: " in said and f"has {CPUS} CPUs ({CPUS} free) and 0 GPUs" in said
     [problem] = cluster_problems(run.recipe)
     assert problem.startswith("rl asks for 1 critic") and not ray.is_initialized()

@@ -7,7 +7,8 @@ import pytest
 from irg_rl.config.alarms import AlarmsRecipe
 from irg_rl.driver import rl_loop, stages
 from irg_rl.driver.learners import Learners
-from irg_rl.driver.rl_loop import Loop, critic_fleet, drawn, rollout_fleet
+from irg_rl.driver.rl_fleets import critic_fleet, rollout_fleet
+from irg_rl.driver.rl_loop import Loop, drawn
 from irg_rl.driver.run_folder import Run
 from irg_rl.driver.scorers import scorer_specs
 from irg_rl.driver.stages import tracker_of

@@ -1,5 +1,6 @@
 """Checkpoints are complete or invisible, and a resumed run equals one that never stopped."""
 
+import errno
 import json
 import random
 import resource
@@ -11,6 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from irg_rl.learner import checkpoint, rng, training_state
 from irg_rl.learner.checkpoint import CheckpointError, Snapshot
@@ -207,6 +209,17 @@ def test_a_process_killed_while_it_writes_leaves_the_previous_checkpoint_and_no_
     assert checkpoint.latest(tmp_path)[0].name == "step_000001"
     checkpoint.save(tmp_path, snapshot(3), keep_last=3)
     assert steps_of(tmp_path) == ["step_000001", "step_000003"]
+
+
+@pytest.mark.parametrize(("error", "says"), [
+    (OSError(errno.EROFS, "Read-only file system"), "make the folder writable"),
+    (OSError(errno.EACCES, "Permission denied"), "make the folder writable"),
+    (SafetensorError("I/O error: Read-only file system (os error 30)"), "make the folder writable"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "free some space"),
+    (SafetensorError("I/O error: No space left on device (os error 28)"), "free some space"),
+])  # fmt: skip
+def test_only_a_full_disk_needs_space(error, says):
+    assert checkpoint.remedy(error).startswith(says)
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_half_written(tmp_path):

@@ -58,6 +58,19 @@ def test_a_worker_refuses_a_version_it_does_not_hold(worker):
         worker.evaluate([Request(PROMPT)], version=2)
 
 
+def test_a_worker_beats_with_every_token_and_denoising_step_and_samples_the_same(kit, settings, worker):
+    beats: list[None] = []
+    made, arrays = RolloutWorker(settings, lambda: beats.append(None)), published(kit)
+    made.set_weights(arrays, 1, weights_digest(arrays))
+    assert not beats
+    group = made.sample_group(3, PROMPT, 2)[1]
+    tokens = max(len(text.ids) for t in group.trajectories for text in t.texts)
+    steps = (settings.sampling.points - 1) * max(t.turns for t in group.trajectories)
+    assert len(beats) >= tokens + steps - 1
+    for one, two in zip(group.trajectories, worker.sample_group(3, PROMPT, 2)[1].trajectories, strict=True):
+        assert_same(one, two)
+
+
 def test_groups_of_one_batch_are_those_that_each_batch_of_its_own_would_give(worker):
     other = Prompt("q", "a photo of two blue squares beside a green bar")
     summaries, *groups = worker.sample_groups([4, 5], [PROMPT, other], 3)

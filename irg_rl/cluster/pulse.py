@@ -1,0 +1,111 @@
+"""Heartbeats. An actor that works says so once a second. So a fleet finds an actor that hangs long before the deadline
+of its unit of work, which must be long enough for the slowest group.
+
+    actor:  beat = Beat(board, name); beat() after each piece of work   ->  board: when did each name beat last?
+    driver: Pulse(board, limit).silence(name)                           <-  seconds since then
+
+Nobody waits for anybody. If the board dies, nothing is known, and only deadlines find actors that hang.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
+
+BEAT_S = 1.0
+"""Shortest time in seconds between two beats of an actor."""
+
+
+def no_beat() -> None:
+    """Take the place of `Beat` in an actor that nobody watches."""
+
+
+class Board:
+    """Remembers when each actor beat last. `ray.remote(Board)` makes a Ray actor of this class."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def beat(self, name: str) -> None:
+        self._last[name] = time.monotonic()
+
+    def silent(self) -> dict[str, float]:
+        """Return the name of each actor -> seconds since its last beat."""
+        now = time.monotonic()
+        return {name: now - last for name, last in self._last.items()}
+
+
+class Beat:
+    """Tells the board that an actor works, at most once in BEAT_S seconds, without waiting. `name` is the name of the
+    actor."""
+
+    def __init__(self, board: Any, name: str) -> None:
+        self.board, self.name = board, name
+        self._last = float("-inf")
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= BEAT_S:
+            self._last = now
+            self.board.beat.remote(self.name)
+
+
+@contextmanager
+def beating(beat: Callable[[], None]) -> Iterator[None]:
+    """Give a context (for `with`) during which a thread beats. This is for work whose pieces may take long, such as
+    questions to a judge, which have deadlines of their own. It shows that the process lives."""
+    ended = Event()
+
+    def run() -> None:
+        while not ended.wait(BEAT_S):
+            beat()
+
+    Thread(target=run, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+class Pulse:
+    """What the driver knows of the beats of all actors. An actor that works and is silent for `limit` seconds hangs."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Board)
+        self.board: Any = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+        self._answer: ObjectRef | None = None
+        self._asked = float("-inf")
+        self._silent: dict[str, float] | None = None  # the newest answer; None if there is none
+
+    def beat(self, name: str) -> Beat:
+        """Return what an actor calls after each piece of its work."""
+        return Beat(self.board, name)
+
+    def silence(self, name: str) -> float:
+        """Return for how many seconds an actor has been silent, as far as this is known. It is 0 if the board says
+        nothing, and infinite if the actor has never beaten."""
+        self._look()
+        return 0.0 if self._silent is None else self._silent.get(name, float("inf"))
+
+    def _look(self) -> None:
+        """Take the answer of the board if it is there, and ask again from time to time. This never waits."""
+        if self._answer is None and time.monotonic() - self._asked >= self.limit / 10:
+            self._asked = time.monotonic()
+            self._answer = self.board.silent.remote()
+        if self._answer is None or not ray.wait([self._answer], timeout=0)[0]:
+            return
+        answer, self._answer = self._answer, None
+        try:
+            self._silent = bounded_get(answer, 60.0, "the heartbeats of all actors")
+        except (RayError, WaitTimeoutError):
+            self._silent = None
