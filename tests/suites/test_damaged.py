@@ -155,8 +155,8 @@ def test_a_text_score_that_is_no_list_of_three_numbers_is_missing(scored, cell):
 
 
 @pytest.mark.parametrize(("folder", "category"), [
-    ("annotation_blip", "color"), ("annotation_clip", "non_spatial"), ("annotation_3_in_1", "complex"),
-    ("annotation_num", "numeracy"), ("annotation_obj_detection_2d", "spatial"),
+    ("annotation_blip", "color"), ("annotation_clip", "non_spatial"), ("annotation_num", "numeracy"),
+    ("annotation_obj_detection_2d", "spatial"),
 ])  # fmt: skip
 def test_the_scores_of_a_folder_with_holes_are_those_of_its_images(tmp_path, folder, category):
     """BLIP and CLIP number the files that are there, 0 to 17. Detectors write the number in the name."""
@@ -167,7 +167,7 @@ def test_the_scores_of_a_folder_with_holes_are_those_of_its_images(tmp_path, fol
     (tmp_path / category / "samples").mkdir(parents=True)
     for image in there:
         (tmp_path / category / "samples" / f"{('two', 'three')[image // 10]} cups_{image:06d}.png").touch()
-    ranked = folder in ("annotation_blip", "annotation_clip", "annotation_3_in_1")
+    ranked = folder in ("annotation_blip", "annotation_clip")
     entries = [{"question_id": n if ranked else image, "answer": image / 32} for n, image in enumerate(there)]
     path = tmp_path / category / folder / "vqa_result.json"
     path.parent.mkdir()
@@ -179,20 +179,23 @@ def test_the_scores_of_a_folder_with_holes_are_those_of_its_images(tmp_path, fol
     }
 
 
-@pytest.mark.parametrize("count", [19, 21])
-def test_ranked_scores_of_another_number_of_images_are_not_guessed_at(tmp_path, count):
-    """For example, because images were drawn after they were scored."""
-    (tmp_path / "color_val.txt").write_text("two cups\nthree cups\n")
+@pytest.mark.parametrize(("folder", "category", "scores", "images"), [
+    ("annotation_blip", "color", 19, 20), ("annotation_clip", "non_spatial", 21, 20),
+    ("annotation_3_in_1", "complex", 20, 19),
+])  # fmt: skip
+def test_ranked_scores_of_another_number_of_images_are_not_guessed_at(tmp_path, folder, category, scores, images):
+    """BLIP and CLIP: images were drawn after they were scored. 3-in-1 always writes ten scores per prompt."""
+    (tmp_path / f"{category}_val.txt").write_text("two cups\nthree cups\n")
     suite = suite_of("t2i-compbench++")
-    prompts = suite.read_prompts(tmp_path / "color_val.txt")
-    (tmp_path / "color" / "samples").mkdir(parents=True)
-    for picture in suite.pictures(prompts, "m"):
+    prompts = suite.read_prompts(tmp_path / f"{category}_val.txt")
+    (tmp_path / category / "samples").mkdir(parents=True)
+    for picture in suite.pictures(prompts, "m")[:images]:
         (tmp_path / picture.path).touch()
-    path = tmp_path / "color" / "annotation_blip" / "vqa_result.json"
+    path = tmp_path / category / folder / "vqa_result.json"
     path.parent.mkdir()
-    path.write_text(json.dumps([{"question_id": n, "answer": 1} for n in range(count)]))
+    path.write_text(json.dumps([{"question_id": n, "answer": 1} for n in range(scores)]))
     results = suite.read_results(tmp_path, prompts)
-    assert results.scores == {} and f"{count} scores, but 20 images in samples/" in results.problems[0]
+    assert results.scores == {} and f"{scores} scores, but {images} images in samples/" in results.problems[0]
 
 
 def test_a_row_of_r3_bench_without_its_score_is_named(scored):
