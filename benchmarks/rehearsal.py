@@ -2,8 +2,8 @@
 
     python -m benchmarks.rehearsal [key=value ...]
 
-Writes the upper part of docs/rehearsal.md with date, card, speeds and memory, and what `irg-rl plan` says of them; settings on top of
-the recipe's are named there. On a GPU of 80 GB: configs/bagel-grpo.yaml with adapters in
+Writes the upper part of docs/rehearsal.md with date, card, speeds and memory, and what `irg-rl plan` says of them;
+settings on top of the recipe's are named there. On a GPU of 80 GB: configs/bagel-grpo.yaml with adapters in
 bf16, two turns of 512 pixels; some minutes. Without a GPU the same code runs on the model of configs/shapes.yaml in
 fp32, a minute, and the page says so. Everything is done twice and the second time counts, wall clock. Floating-point
 operations are those of the matrices (irg_rl/model/flops.py), the peak is that of the card's data sheet.

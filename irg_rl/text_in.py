@@ -4,6 +4,7 @@ Text must be UTF-8. A byte order mark and CRLF line ends are accepted. JSON has 
 very long numbers could crash a parser. Every error is an InputError that names the file and, if possible, the line.
 """
 
+import codecs
 import json
 import math
 import re
@@ -29,6 +30,19 @@ characters that end a line. The latter include U+0085, because some systems end 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
     """Read a file as text, without a byte order mark. Raises InputError if the file is missing, too large or not UTF-8.
     For a byte that is not UTF-8, the message names the line."""
+    data = text_bytes(path, most_bytes)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        byte = f"byte {data[error.start]:#04x}"
+        raise InputError(f"{path}, line {line}: {byte} is not UTF-8 text: save it as UTF-8") from error
+
+
+def text_bytes(path: Path | str, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read the bytes of a text file, without a byte order mark. Raises InputError if the file is missing, cannot be
+    read, is too large or is UTF-16 text. The bytes may still be no UTF-8 text, for example if the file was cut off
+    inside a character."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -41,12 +55,7 @@ def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path} is UTF-16 text: save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        byte = f"byte {data[error.start]:#04x}"
-        raise InputError(f"{path}, line {line}: {byte} is not UTF-8 text: save it as UTF-8") from error
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
@@ -64,7 +73,7 @@ def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsH
     is a function. It gets the (name, value) pairs of a JSON object as a list, and returns the value for this object.
 
     Raises InputError in three cases: the text is not JSON, its nesting is deeper than MOST_DEPTH, or a whole number has
-    more than MOST_DIGITS digits.
+    more than MOST_DIGITS digits. If the text is not JSON and has several lines, the message names the line.
     """
     try:
         value = json.loads(text, parse_int=_whole_number, object_pairs_hook=pairs)
@@ -75,7 +84,8 @@ def parse_json(text: str | bytes, where: str, finite: bool = True, pairs: PairsH
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg} at character {error.pos + 1})") from error
+        line = f"line {error.lineno}, " if "\n" in error.doc else ""
+        raise InputError(f"{where}: not JSON ({error.msg} at {line}character {error.colno})") from error
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
     _require_plain(value, where, finite)

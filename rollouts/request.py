@@ -9,6 +9,7 @@ from math import prod
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from irg_rl.stop_phrase import says
 from irg_rl.trajectory import Prompt
 from rollouts.noise import Noise
 
@@ -75,12 +76,14 @@ class Request:
 
 @dataclass(frozen=True)
 class StopPhrase:
-    """A test that ends a trajectory. It is true if the reflection contains `phrase`, in upper or lower case."""
+    """A test that ends a trajectory. It is true if a sentence of the reflection ends with `phrase`, in upper or lower
+    case (see irg_rl/stop_phrase.py). A reflection that goes on after the phrase, such as "nothing to change in the sky,
+    but the dog must be red", does not end the trajectory."""
 
     phrase: str
 
     def __call__(self, text: str) -> bool:
-        return self.phrase.lower() in text.lower()
+        return says(self.phrase, text)
 
 
 def never(text: str) -> bool:

@@ -46,7 +46,7 @@ class Sampler:
             (NFT, AWM, DPO). The sampling law (the distribution that is stored in each trajectory for the learner) then
             covers only the texts.
         is_stop: Function that takes a reflection and returns whether it ends the trajectory. If it is None, a
-            reflection ends the trajectory if it contains `sampling.stop_phrase`.
+            reflection ends the trajectory if one of its sentences ends with `sampling.stop_phrase`.
         vit_resize: How images are resized for the vision tower. None means as in `images.vit_resize`.
     """
 

@@ -58,6 +58,12 @@ def test_json_that_crashes_parsers_is_refused_in_words(text, says):
         parse_json(text, "here")
 
 
+def test_json_of_several_lines_is_named_with_its_line(tmp_path):
+    (tmp_path / "a").write_text('{\n"a": 1,\n  b\n}')
+    with pytest.raises(InputError, match=r"a: not JSON \(.* at line 3, character 3\)"):
+        read_json(tmp_path / "a")
+
+
 def test_plain_json_is_read_as_it_is(tmp_path):
     (tmp_path / "a").write_text('{"a": [1, 2.5, "x", null, true]}')
     assert read_json(tmp_path / "a") == {"a": [1, 2.5, "x", None, True]}

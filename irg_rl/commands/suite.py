@@ -5,9 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
@@ -25,9 +22,11 @@ from irg_rl.suites.judging import (
 )
 from irg_rl.suites.reading import read_folders, to_markdown
 from irg_rl.suites.trees import FINAL, open_drawn, write_whole
+from irg_rl.text_in import read_text
 from rewards.judge import to_png
 from rewards.judge_client import JudgeFailure, Question
 from rewards.judge_connection import connect
+from sft.rows import BrokenRow, decode_file
 
 TIMEOUT_S, RETRIES, BACKOFF_S = 120.0, 2, 0.5
 
@@ -73,7 +72,7 @@ def judge_suite(
     judged = judged_suite(suite)
     if judged.needs_template and template is None:
         raise InputError(f"{suite.title} needs the official question: --template FILE (docs/suites.md says from where)")
-    words = template.read_text(encoding="utf-8-sig") if template is not None else ""
+    words = read_text(template) if template is not None else ""
     drawn, fields = open_drawn(suite, folder, prompts), _fields(extra_body)
     client = connect(
         base_url=url, model=model, api_key_env=api_key_env, concurrency=concurrency, timeout=TIMEOUT_S,
@@ -89,7 +88,7 @@ def judge_suite(
         with bar(f"judging {tree.label}", asked) as progress:
             tally = judge_tree(
                 suite, tree.path, drawn.pictures, words, log, lambda ask, png: client.chat(_question(ask, png)),
-                png_of, JudgeFailure, concurrency, progress.advance, done,
+                png_of, (JudgeFailure, BrokenRow), concurrency, progress.advance, done,
             )  # fmt: skip
         done.append((tree.path, log))
         failure = f"; last failure: {tally.last_failure}" if tally.failed else ""
@@ -115,8 +114,11 @@ def _question(ask: Ask, png: bytes) -> Question:
 
 
 def png_of(path: Path) -> bytes:
-    """Return an image file as PNG bytes. A PNG file is returned unchanged. Other formats are converted."""
-    if path.suffix == ".png":
-        return path.read_bytes()
-    with Image.open(path) as image:
-        return to_png(np.asarray(image.convert("RGB")))
+    """Return an image file as PNG bytes. A PNG file is returned unchanged. Other formats are converted. Raises
+    BrokenRow if the file cannot be read, or if its pixels cannot be decoded."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BrokenRow(f"{path.name} cannot be read: {error.strerror or error}") from error
+    pixels = decode_file(content, path.name)
+    return content if content.startswith(b"\x89PNG") else to_png(pixels)

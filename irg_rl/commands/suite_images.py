@@ -23,6 +23,7 @@ from irg_rl.driver.progress import bar, console
 from irg_rl.driver.run_folder import write_json
 from irg_rl.errors import InputError
 from irg_rl.model.files import weight_files
+from irg_rl.pictures import UNDECODABLE
 from irg_rl.prompts import write_prompts
 from irg_rl.suites.base import Picture, Suite
 from irg_rl.suites.catalog import suite_of
@@ -88,7 +89,18 @@ def plan_task(
                 f"{sources} lacks {len(missing)} of {len(task.prompts)} source images, the first is "
                 f"{suite.source(missing[0])} of prompt {missing[0].id}"
             )
+        for prompt in task.prompts:
+            _require_whole(sources / suite.source(prompt), prompt)
     return task
+
+
+def _require_whole(source: Path, prompt: Prompt) -> None:
+    """Raise InputError if the source image of a prompt cannot be decoded to its end."""
+    try:
+        with Image.open(source) as image:
+            image.load()
+    except UNDECODABLE as error:
+        raise InputError(f"{source}, the source image of prompt {prompt.id}, cannot be decoded: {error}") from error
 
 
 def generate_suite(

@@ -81,7 +81,7 @@ class TeacherRecipe(ServiceRecipe):
     """Headings that every reflection must have, in this order, unless it says that nothing has to change. An empty list
     means free text."""
     stop_phrase: str = Field(default="Nothing to change.", min_length=3)
-    """What a reflection says if nothing has to change. It must contain the `sampling.stop_phrase` of the recipe that
+    """What a reflection says if nothing has to change. It must end with the `sampling.stop_phrase` of the recipe that
     trains on the data."""
     think_question: Instruction = THINK
     """Asks for the plan of an image, from the prompt alone."""

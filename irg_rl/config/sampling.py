@@ -21,8 +21,8 @@ class SamplingRecipe(Section):
     stop_phrase: Annotated[str, Field(min_length=1)] = Field(
         default=STOP_PHRASE, exclude_if=lambda phrase: phrase == STOP_PHRASE
     )
-    """A reflection that contains this phrase, in upper or lower case, ends its trajectory. It must be the phrase that
-    the model learned in SFT."""
+    """A reflection ends its trajectory if one of its sentences ends with this phrase, in upper or lower case. It must
+    be the phrase that the model learned in SFT."""
     history: Literal["full", "last"] = "last"
     """What a refinement sees. full: all earlier turns. last: the prompt, the think text, the last image and the
     reflection on it."""

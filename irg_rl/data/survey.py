@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from irg_rl.config.sampling import STOP_PHRASE
 from irg_rl.errors import InputError
 from irg_rl.learning_modes import (
     IMPROVING_FULL,
@@ -23,6 +24,7 @@ from irg_rl.learning_modes import (
     INITIAL_GENERATION,
     INITIAL_UNDERSTANDING,
 )
+from irg_rl.stop_phrase import says
 from sft.dataset import stored_rows
 from sft.rows import BrokenRow, ImagePart, Part, TextPart, decode_row, parse_row
 
@@ -38,7 +40,6 @@ FORMS = {
 is an image that is seen, X one that is drawn, and B one that is drawn and then seen."""
 LISTED = 5
 """Number of rows that are named per mode and kind of problem."""
-STOP = "nothing to change"
 
 
 @dataclass
@@ -111,7 +112,7 @@ def _count(found: ModeSurvey, parts: Sequence[Part]) -> None:
     images = [part for part in parts if isinstance(part, ImagePart)]
     found.words += [len(text.split()) for text in trained]
     found.with_target += any(image.target for image in images)
-    found.stops += bool(trained) and STOP in trained[-1].casefold()
+    found.stops += bool(trained) and says(STOP_PHRASE, trained[-1])
     found.sizes.update(f"{image.pixels.shape[1]}x{image.pixels.shape[0]}" for image in images)
     first = next((part.text for part in parts if isinstance(part, TextPart)), "")
     found.prompts.add(first)

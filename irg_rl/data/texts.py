@@ -13,6 +13,7 @@ from enum import StrEnum
 from irg_rl.config.data import TeacherRecipe
 from irg_rl.config.data_questions import LANGUAGES
 from irg_rl.data.language import is_written_in
+from irg_rl.stop_phrase import says
 
 LEAST_NEW_WORDS = 4
 """A text that contains the whole prompt must have at least this many other words."""
@@ -116,8 +117,9 @@ def flaw_of(text: str, prompt: str, question: str, teacher: TeacherRecipe, is_re
 
 
 def is_stop(text: str, stop_phrase: str) -> bool:
-    """Return whether a reflection says that nothing has to change. Case and the final full stop do not matter."""
-    return stop_phrase.rstrip(". ").casefold() in text.casefold()
+    """Return whether a reflection says that nothing has to change: one of its sentences ends with the stop phrase. Case
+    and the final full stop do not matter."""
+    return says(stop_phrase.rstrip(". "), text)
 
 
 def seen_part(text: str, headings: Sequence[str]) -> str:

@@ -130,6 +130,6 @@ class Suite(ABC):
         figures (the main results, such as the overall score) come last."""
 
     def prompt_set(self, prompts: Sequence[Prompt]) -> str:
-        """Return a short description of the prompts for the report. For example, it says how many prompts there are, or
-        that the official prompts were rewritten."""
-        return f"{len(prompts)} prompts"
+        """Return a short description of the prompts for the report: how many there are, and whether they are the
+        official prompts or rewritten ones, as far as this can be seen."""
+        return f"{len(prompts)} prompts, rewritten or not: not known"

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from irg_rl.errors import InputError
 from irg_rl.suites.base import Facts, Suite
-from irg_rl.suites.files import file_name, number, read_text
+from irg_rl.suites.files import file_name, number, read_text, result_lines
 from irg_rl.suites.groups import everyone
 from irg_rl.suites.scores import Figure, Key, Results, mean_of
 from irg_rl.trajectory import Prompt
@@ -58,7 +58,7 @@ class DPG(Suite):
             return results
         path = files[-1]  # the newest file, because the name contains the time
         results.source = f"official ({path.name})"
-        for place, line in enumerate(read_text(path).split("\n"), 1):
+        for place, line in result_lines(path, results.problems, only_ended=True):
             if (found := _LINE.match(line.strip())) is None:
                 continue  # a line of the summary
             ident = Path(found[1]).stem

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from irg_rl import text_in
 from irg_rl.errors import InputError
@@ -14,6 +14,8 @@ from irg_rl.trajectory import Prompt
 
 LONGEST_NAME = 240
 """Largest length of a file name in bytes, without its ending. File systems allow 255 bytes including the ending."""
+Form = TypeVar("Form", list[Any], dict[str, Any])
+_FORMS = {list: "list", dict: "object"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Line:
 
     def whole_number(self, name: str) -> int:
         value = self.content.get(name)
-        if isinstance(value, str) and value.strip().isdecimal():
+        if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{self.where}: needs a whole number `{name}`, got {value!r}")
@@ -64,14 +66,14 @@ def json_lines(path: Path) -> list[Line]:
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if text.strip():
             where = f"{path}, line {number}"
-            lines.append(Line(where, _object(_parsed(text, where), where)))
+            lines.append(Line(where, _object(text_in.parse_json(text, where), where)))
     return _some(lines, path)
 
 
 def json_list(path: Path) -> list[Line]:
     """Read a JSON file that contains a list of objects, or a mapping from names to objects. Return the objects in their
     order. Raises InputError if an entry is not an object, or if there are no entries."""
-    content = _parsed(read_text(path), str(path))
+    content = text_in.read_json(path)
     if not isinstance(content, dict | list):
         raise InputError(f"{path}: a JSON list is needed, got {type(content).__name__}")
     entries = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
@@ -89,7 +91,7 @@ def json_mapping(path: Path) -> dict[str, Line]:
             raise InputError(f"{path}: {sorted(twice)[0]!r} comes twice; ids must differ")
         return dict(pairs)
 
-    content = _parsed(read_text(path), str(path), unique)
+    content = text_in.parse_json(read_text(path), str(path), pairs=unique)
     if not isinstance(content, dict):
         raise InputError(f"{path}: a JSON object is needed, got {type(content).__name__}")
     lines = {name: Line(f"{path}, {name!r}", _object(entry, f"{path}, {name!r}")) for name, entry in content.items()}
@@ -97,14 +99,24 @@ def json_mapping(path: Path) -> dict[str, Line]:
     return lines
 
 
-def csv_rows(path: Path, columns: tuple[str, ...] = ()) -> list[Line]:
+def csv_rows(path: Path, columns: tuple[str, ...]) -> list[Line]:
     """Read a CSV file with a header, and return its rows as a list of `Line`. Raises InputError if one of the columns
-    named in `columns` is missing."""
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    there = reader.fieldnames or []
-    if missing := [column for column in columns if column not in there]:
-        raise InputError(f"{path}: column {missing[0]!r} is missing; there: {', '.join(there) or 'none'}")
-    return [Line(f"{path}, line {reader.line_num}", row) for row in reader]
+    named in `columns` is missing, if a row has more or fewer cells than the header, or if the file ends within a
+    quoted cell."""
+    reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
+    lines = []
+    try:
+        there = reader.fieldnames or []
+        if missing := [column for column in columns if column not in there]:
+            raise InputError(f"{path}: column {missing[0]!r} is missing; there: {', '.join(there) or 'none'}")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: the row has not the {len(there)} cells of the header (cut off?)")
+            lines.append(Line(where, row))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
+    return lines
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
@@ -114,10 +126,6 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
     if not lines:
         raise InputError(f"{path} is empty: one prompt per line is needed")
     return lines
-
-
-def _parsed(text: str, where: str, pairs: text_in.PairsHook | None = None, finite: bool = True) -> Any:
-    return text_in.parse_json(text, where, finite, pairs)
 
 
 def _object(entry: Any, where: str) -> Mapping[str, Any]:
@@ -153,15 +161,48 @@ def prompts_folder(path: Path, pattern: str) -> list[Path]:
     return files
 
 
+def result_lines(path: Path, problems: list[str], only_ended: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield pairs (line number, text) of the lines of a *result* file that are not blank. If `only_ended` is true, a
+    last line without a line end is left out, because a line that was cut off may look like a whole one: 0.83 may become
+    0.8. A line that is not UTF-8 text is left out, too, for example because the file was cut off inside a character.
+    For each line that is left out, and for a file that cannot be read, a message is added to `problems`."""
+    try:
+        lines = text_in.text_bytes(path).split(b"\n")
+    except InputError as error:
+        problems.append(str(error))
+        return
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode().removesuffix("\r")
+        except UnicodeDecodeError:
+            problems.append(f"{path}, line {number}: not UTF-8 text (cut off?): {line[:60]!r}")
+            continue
+        if only_ended and number == len(lines) and text.strip():
+            problems.append(f"{path}, line {number}: has no line end (cut off?): {text[:60]!r}")
+        elif text.strip():
+            yield number, text
+
+
+def whole_rows(path: Path, problems: list[str]) -> Iterator[Line]:
+    """Yield the rows of a CSV *result* file with a header. For what cannot be read, for example a last row that was cut
+    off, a message is added to `problems`."""
+    lines = dict(result_lines(path, problems, only_ended=True))
+    texts = [lines.get(number, "") + "\n" for number in range(1, max(lines, default=0) + 1)]
+    reader = csv.DictReader(texts, strict=True)
+    try:
+        for row in reader:
+            yield Line(f"{path}, line {reader.line_num}", row)
+    except csv.Error as error:
+        problems.append(f"{path}, line {reader.reader.line_num}: not CSV ({error}; cut off?)")
+
+
 def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield pairs (line number, object) from a JSON-lines *result* file. A line that is not a JSON object is skipped,
     for example the last line of a file that ends in the middle. For each skipped line, a message is added to
     `problems`."""
-    for number, text in enumerate(read_text(path).split("\n"), 1):
-        if not text.strip():
-            continue
+    for number, text in result_lines(path, problems):
         try:
-            entry = _parsed(text, str(path), finite=False)
+            entry = text_in.parse_json(text, str(path), finite=False)
         except InputError:
             entry = None
         if isinstance(entry, dict):
@@ -170,14 +211,19 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
             problems.append(f"{path}, line {number}: no JSON object (cut off?): {text[:60]!r}")
 
 
-def whole_json(path: Path, problems: list[str]) -> Any:
-    """Read a JSON *result* file and return its content. If it is not valid JSON, for example because it ends in the
-    middle, return None and add a message to `problems`."""
+def whole_json(path: Path, problems: list[str], form: type[Form]) -> Form | None:
+    """Read a JSON *result* file and return its content, which must be a `form`, a list or a dict. If it is not, or if
+    the file is not valid JSON, for example because it ends in the middle, return None and add a message to
+    `problems`."""
     try:
-        return _parsed(read_text(path), str(path), finite=False)
+        content = text_in.parse_json(read_text(path), str(path), finite=False)
     except InputError as error:
         problems.append(f"{error} (cut off?)")
         return None
+    if not isinstance(content, form):
+        problems.append(f"{path}: a JSON {_FORMS[form]} is needed, got {content!r:.60}")
+        return None
+    return content
 
 
 def number(value: Any) -> float | None:

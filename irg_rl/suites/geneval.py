@@ -18,7 +18,7 @@ from irg_rl.trajectory import Prompt
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RESULTS = "results.jsonl"
-_IMAGE = re.compile(r"(\d+)/samples/(\d+)\.png$")
+_IMAGE = re.compile(r"(\d{1,9})/samples/(\d{1,9})\.png$")
 
 
 class GenEval(Suite):
@@ -64,7 +64,7 @@ class GenEval(Suite):
                 results.problems.append(f"{where}: needs `filename` (.../00000/samples/0000.png) and a `correct`")
                 continue
             prompt = known.get(int(found[1]))
-            if prompt is None or entry.get("prompt", prompt.text) != prompt.text:
+            if prompt is None or entry.get("prompt", prompt.text) != prompt.text or int(found[2]) >= self.samples:
                 results.problems.append(f"{where}: {found[0]} belongs to another prompts file")
                 continue
             results.put(Key(prompt.id, int(found[2]), "score"), entry["correct"])
@@ -79,4 +79,4 @@ class GenEval(Suite):
     def prompt_set(self, prompts: Sequence[Prompt]) -> str:
         plain = sum(p.text.lower().startswith("a photo of") for p in prompts)
         kind = "original wording" if plain > len(prompts) / 2 else "REWRITTEN (few begin with 'a photo of')"
-        return f"{len(prompts)} prompts, {kind}"
+        return f"{len(prompts)} prompts, rewritten or not: {kind}"

@@ -68,8 +68,8 @@ class GenEval2(Suite, Judged):
         if not (path := tree / RESULTS).is_file():
             return results
         results.source = f"official ({RESULTS})"
-        lists = whole_json(path, results.problems)
-        if lists is not None and (not isinstance(lists, list) or len(lists) != len(prompts)):
+        lists = whole_json(path, results.problems, list)
+        if lists is not None and len(lists) != len(prompts):
             results.problems.append(f"{path}: needs a list of {len(prompts)} lists; none can be told apart")
             return results
         for prompt, scores in zip(prompts, lists or [], strict=False):

@@ -52,8 +52,8 @@ class GenEvalPlusPlus(Suite, Judged):
         if not (path := tree / RESULTS).is_file():
             return results
         results.source = f"official ({RESULTS})"
-        content = whole_json(path, results.problems)
-        entries = content.get("overall_results") if isinstance(content, dict) else None
+        content = whole_json(path, results.problems, dict)
+        entries = None if content is None else content.get("overall_results")
         if isinstance(entries, dict):
             entries = [{"id": name} | (e if isinstance(e, dict) else {"score": e}) for name, e in entries.items()]
         if content is not None and not isinstance(entries, list):

@@ -17,6 +17,7 @@ from irg_rl.suites.scores import Figure, Key, Results, mean_of
 from irg_rl.trajectory import Prompt
 
 RESULTS = "result.json"
+GRADES = ("1", "2", "3", "4", "5")
 
 
 class ImgEdit(Suite):
@@ -54,8 +55,7 @@ class ImgEdit(Suite):
         if not (path := tree / RESULTS).is_file():
             return results
         results.source = f"official ({RESULTS})"
-        content = whole_json(path, results.problems)
-        for key, said in (content if isinstance(content, dict) else {}).items():
+        for key, said in (whole_json(path, results.problems, dict) or {}).items():
             grades = _grades(said)
             if key not in known:
                 results.problems.append(f"{path}: {key!r} is not among the prompts")
@@ -79,4 +79,4 @@ def _grades(said: object) -> list[int]:
     if not isinstance(said, str):  # {"error": ...} means that the judge failed
         return []
     parts = [line.strip().split(": ") for line in said.splitlines()]
-    return [int(p[1]) for p in parts if len(p) == 2 and p[1].isdecimal() and 1 <= int(p[1]) <= 5]
+    return [int(p[1]) for p in parts if len(p) == 2 and p[1] in GRADES]

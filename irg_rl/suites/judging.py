@@ -19,7 +19,7 @@ from irg_rl.errors import InputError
 from irg_rl.suites.base import Picture, Suite
 from irg_rl.suites.files import whole_lines
 from irg_rl.suites.scores import ItemScore, Key, Results
-from irg_rl.suites.trees import write_whole
+from irg_rl.suites.trees import is_whole, write_whole
 from irg_rl.trajectory import Prompt
 
 LOG = "judged-*.jsonl"
@@ -109,8 +109,8 @@ class Tally:
     * `failed`: the question failed in this call.
     * `kept`: the answer was known before, or was copied from another folder that has the same image.
 
-    `missing_images` counts the images that do not exist. `last_failure` is the error message of the question that
-    failed last.
+    `missing_images` counts the images that do not exist or were not written to their end. `last_failure` is the error
+    message of the question that failed last.
     """
 
     answered: int = 0
@@ -162,7 +162,7 @@ def open_log(path: Path, protocol: Protocol) -> Log:
     exist, it is created. A line that was only half written because of a crash is removed. Raises InputError if the
     existing log has another protocol (judge and settings)."""
     if not path.exists():
-        path.write_text(json.dumps({"protocol": asdict(protocol)}) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps({"protocol": asdict(protocol)}) + "\n").encode())
         return Log(path, protocol)
     log = read_log(path)
     if log.protocol != protocol:
@@ -265,7 +265,7 @@ def _open_questions(
     earlier: Sequence[tuple[Path, Log]],
 ) -> Iterator[tuple[Picture, Ask]]:
     for picture in pictures:
-        if not (tree / picture.path).is_file():
+        if not is_whole(tree / picture.path):
             tally.missing_images += 1
             progress(len(judged.ask_names(picture.prompt)))
             continue

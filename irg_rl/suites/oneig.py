@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from irg_rl.errors import InputError
 from irg_rl.suites.base import Facts, Suite
-from irg_rl.suites.files import Line, csv_rows, distinct, file_name, number
+from irg_rl.suites.files import Line, csv_rows, distinct, file_name, number, whole_rows
 from irg_rl.suites.scores import Figure, Key, Leaf, Results, mean_of
 from irg_rl.trajectory import Prompt
 
@@ -94,7 +94,7 @@ class OneIG(Suite):
                 continue
             path = files[-1]  # the newest file, because names end with the time
             read.append(path.name)
-            for line in csv_rows(path):
+            for line in whole_rows(path, results.problems):
                 ident, cell = self._row(line, tree, kind, results.problems)
                 if ident is not None and ident not in known:
                     results.problems.append(f"{line.where}: {ident} is not among the prompts")
@@ -123,7 +123,7 @@ class OneIG(Suite):
         names = TEXT if metric == "text" else (metric,)
         try:
             cells = list(ast.literal_eval(_NUMPY.sub(r"\1", cell))) if metric == "text" else [cell]
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: nested too deeply
             cells = []
         values = [number(value) for value in cells]
         if len(values) != len(names) or any(value is None for value in values):

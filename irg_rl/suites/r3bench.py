@@ -86,8 +86,12 @@ class R3Bench(Suite):
                 if ident not in known:
                     results.problems.append(f"{path}, line {place}: idx {ident} is not among the prompts")
                     continue
-                for metric, value in _judged(entry, known[ident].metadata["row"]["answer"]):
+                answer = known[ident].metadata["row"]["answer"]
+                scores, wanted = dict(_judged(entry, answer)), _asked(entry, answer)
+                for metric, value in scores.items():
                     results.put(Key(ident, 0, metric), value)
+                if lacking := [metric for metric in wanted if metric not in scores]:
+                    results.problems.append(f"{path}, line {place}: no {lacking[0]} of idx {ident}: {entry!r:.80}")
         if files:
             results.source = f"official ({', '.join(path.name for path in files)})"
         return results
@@ -101,6 +105,12 @@ class R3Bench(Suite):
         every = everyone(prompts)
         headlines = [mean_of("verdict", VERDICT, every, True), mean_of("S_ref", REF, every, True)]
         return [*figures, *headlines, mean_of("S_rect", RECT, everyone(bad), True)]
+
+
+def _asked(entry: Mapping[str, Any], answer: bool) -> tuple[str, ...]:
+    """Return the metrics that a row of a result file should have. A row of step 4 has `image_eval`, and one of step 3
+    has not."""
+    return (VERDICT, REF) if "image_eval" not in entry else () if answer else (RECT,)
 
 
 def _judged(entry: Mapping[str, Any], answer: bool) -> Iterator[tuple[str, float]]:

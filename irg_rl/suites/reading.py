@@ -72,7 +72,8 @@ class Report:
         """Return the description of the evaluation protocol as pairs (title, text). The pairs are about the official
         protocol of the suite, the prompts, how the images were drawn, and who scored them."""
         lines = [(f"official {name}", text) for name, text in asdict(self.suite.facts).items()]
-        lines.append(("prompts read", self.suite.prompt_set(self.drawn[0].prompts)))
+        first = self.drawn[0]
+        lines.append(("prompts read", f"{self.suite.prompt_set(first.prompts)}; file {first.prompts_file}"))
         for drawn in self.drawn:
             if drawn.settings:
                 lines.append((f"drawn, {drawn.trees[0].label}", _drawing(drawn.settings)))

@@ -82,7 +82,7 @@ class Tiif(Suite, Judged):
             results.problems.append(f"{tree}/eval_results has {len(models)} models, {models[0]} was read")
         for path in sorted(tree.glob(f"eval_results/{models[0]}/*/*/*.json")) if models else ():
             ident = f"{path.parents[1].name}/{path.parent.name}/{path.stem}"
-            content = whole_json(path, results.problems)
+            content = whole_json(path, results.problems, dict)
             if content is None:
                 continue
             wanted, given = (_words(content, name) for name in ("gt_answers", "model_pred"))
@@ -155,6 +155,6 @@ class Tiif(Suite, Judged):
         return prompt.metadata
 
 
-def _words(content: Any, name: str) -> list[str]:
-    words = content.get(name) if isinstance(content, dict) else None
+def _words(content: dict[str, Any], name: str) -> list[str]:
+    words = content.get(name)
     return [str(word).strip().lower() for word in words] if isinstance(words, list) else []

@@ -133,6 +133,8 @@ class Drawn:
 
     path: Path
     trees: list[Tree]
+    prompts_file: str
+    """The name of the file that the prompts were read from."""
     settings: dict[str, Any]
     prompts: list[Prompt]
     pictures: list[Picture]
@@ -156,9 +158,9 @@ def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | No
     if settings and settings["suite"] != suite.name:
         raise InputError(f"{home} was drawn for {settings['suite']}, not for {suite.name}")
     if prompts is not None:
-        found = suite.read_prompts(prompts)
+        found, file = suite.read_prompts(prompts), prompts.name
     elif home is not None:
-        found = read_prompts(home / PROMPTS)
+        found, file = read_prompts(home / PROMPTS), str(settings.get("prompts_file", PROMPTS))
     else:
         raise InputError(f"{folder} has no {SETTINGS}: give the suite's prompts, --prompts FILE")
     label = label or folder.name
@@ -167,7 +169,7 @@ def open_drawn(suite: Suite, folder: Path, prompts: Path | None, label: str | No
     if not trees:
         trees = [Tree(label, folder.name if home else "", folder)]
     pictures = suite.pictures(found, settings.get("model_name", "model"))
-    return Drawn(folder, trees, settings, found, pictures)
+    return Drawn(folder, trees, file, settings, found, pictures)
 
 
 def read_settings(home: Path) -> dict[str, Any]:

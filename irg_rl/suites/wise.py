@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from irg_rl.errors import InputError
 from irg_rl.suites.base import Facts, Suite
 from irg_rl.suites.files import distinct, json_list, number, prompts_folder, whole_lines
 from irg_rl.suites.groups import by_metadata, mean_of_groups, weighted_mean
@@ -61,6 +62,8 @@ class Wise(Suite, Judged):
         for line in lines:
             ident = line.whole_number("prompt_id")
             explanation = line.content.get("Explanation", "")
+            if not isinstance(explanation, str):
+                raise InputError(f"{line.where}: `Explanation` must be a string, got {explanation!r:.60}")
             about = {"explanation": explanation, "subcategory": str(line.content.get("Subcategory", ""))}
             if not 1 <= ident <= max(self.last.values()):
                 line.out_of_range("prompt_id", 1, max(self.last.values()))

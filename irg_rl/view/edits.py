@@ -5,12 +5,14 @@ Two formats are known:
 * Sentences, as in the shapes world: `one circle is missing . put cyan circle at north .` A sentence that begins with
   a verb such as `put` or `remove` is an edit.
 
-A sentence that says "nothing to change" is marked as a stop. Text in another format is returned as one part, without a
-mark.
+A sentence that ends with "nothing to change" is marked as a stop. Text in another format is returned as one part,
+without a mark.
 """
 
 import re
 from collections.abc import Iterator
+
+from irg_rl.stop_phrase import says
 
 EDIT, STOP, PLAIN = "edit", "stop", ""
 _VERBS = (
@@ -19,7 +21,7 @@ _VERBS = (
     "resize", "rotate", "shift", "shrink", "swap", "turn",
 )  # fmt: skip
 _IS_EDIT = re.compile(rf"\s*(?:<think>\s*)?(?:please\s+)?(?:{'|'.join(_VERBS)})\b", re.IGNORECASE)
-_IS_STOP = re.compile(r"\bnothing to change\b|\bno changes? (?:is|are) needed\b", re.IGNORECASE)
+_STOPS = ("nothing to change", "no change is needed", "no changes are needed")
 _SENTENCE = re.compile(r".*?(?:[.!?](?=\s|$)\s*|\n+|$)", re.DOTALL)
 _HEADING = re.compile(r"^### ", re.MULTILINE)
 
@@ -41,8 +43,12 @@ def marked(text: str) -> list[tuple[str, str]]:
 def _sentences(text: str, edits: bool = True) -> Iterator[tuple[str, str]]:
     for found in _SENTENCE.finditer(text):
         sentence = found[0]
-        if sentence:
-            yield sentence, STOP if _IS_STOP.search(sentence) else EDIT if edits and _IS_EDIT.match(sentence) else PLAIN
+        if not sentence:
+            continue
+        if any(says(stop, sentence) for stop in _STOPS):
+            yield sentence, STOP
+        else:
+            yield sentence, EDIT if edits and _IS_EDIT.match(sentence) else PLAIN
 
 
 def _joined(parts: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> list[tuple[str, str]]:

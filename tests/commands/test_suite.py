@@ -190,6 +190,53 @@ def test_genevalpp_shows_the_judge_a_prompt_and_its_metadata(made, tmp_path, irg
     assert "| overall (mean of the tags) | 1.000 |" in read.out
 
 
+@pytest.mark.parametrize("name", ["geneval++", "wise", "tiif"])
+def test_an_image_that_was_not_written_to_its_end_is_missing_and_is_asked_about_when_it_is_whole(
+    made, tmp_path, irg_rl, name
+):
+    tree, prompts = made(name)
+    path = sorted(path for path in tree.rglob("*") if path.is_file())[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "t.txt").write_text("{prompt} {explanation} ##YNQuestions##")
+    replies = {"geneval++": "yes", "wise": GRADES, "tiif": "yes\nno"}
+    words = ("suite", "judge", name, tree, "--model", "j", "--template", tmp_path / "t.txt", "--prompts", prompts)
+    with endpoint(lambda n, body: (200, completion(replies[name]), 0)) as (url, requests):
+        answer = irg_rl(*words, "--judge", url)
+        count = len(requests)
+        path.write_bytes(whole)
+        again = irg_rl(*words, "--judge", url)
+    assert answer.code == 0, answer.err
+    assert "1 images missing" in answer.out and count == {"geneval++": 2, "wise": 6, "tiif": 5}[name]
+    assert "0 images missing" in again.out and len(requests) > count
+
+
+@pytest.mark.parametrize("name", ["geneval++", "geneval2"])
+def test_an_image_whose_pixels_are_broken_is_a_failure_and_no_judge_sees_it(made, tmp_path, irg_rl, name):
+    tree, prompts = made(name)
+    path = sorted(path for path in tree.rglob("*") if path.is_file())[0]
+    data = path.read_bytes()
+    path.write_bytes(data[:16] + bytes(len(data) - 32) + data[-16:])
+    (tmp_path / "t.txt").write_text("{prompt}")
+    template = ("--template", tmp_path / "t.txt") if name == "geneval++" else ()
+    with endpoint(lambda n, body: (200, completion("yes", {"Yes": 0.0}), 0)) as (url, requests):
+        answer = irg_rl("suite", "judge", name, tree, "--model", "j", *template, "--prompts", prompts, "--judge", url)
+    assert answer.code == 0, answer.err
+    failed, asked_about = {"geneval++": (1, 2), "geneval2": (3, 3)}[name]
+    assert f"{failed} failed, 0 images missing; last failure: {path.name}: the image can't be" in answer.out
+    assert len(requests) == asked_about
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "does not exist"), (b"\xff{prompt}", "is not UTF-8 text")])
+def test_a_template_that_cannot_be_read_is_named(made, tmp_path, irg_rl, content, says):
+    tree, prompts = made("wise")
+    if content is not None:
+        (tmp_path / "t.txt").write_bytes(content)
+    answer = irg_rl("suite", "judge", "wise", tree, "--model", "j", "--template", tmp_path / "t.txt", "--prompts",
+                    prompts, "--judge", "http://127.0.0.1:9/v1")  # fmt: skip
+    assert answer.code == 1 and "t.txt" in answer.err and says in " ".join(answer.err.split())
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (("wise", "--model", "j"), "needs the official question: --template FILE"),
     (("geneval", "--model", "j"), "GenEval is not judged here: run its official evaluator"),

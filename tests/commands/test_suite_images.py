@@ -10,6 +10,7 @@ from PIL import Image
 
 from irg_rl.commands.suite_images import fitted
 from irg_rl.model.folder import save_folder
+from irg_rl.suites.catalog import SUITES
 from rollouts.request import StopPhrase
 from tests.suites.layouts import LAYOUTS, SIDE_FILES
 from tests.suites.official import GENEVAL, json_lines, write_official
@@ -50,7 +51,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-@pytest.mark.parametrize("name", ["geneval", "geneval2", "geneval++", "wise", "tiif", "oneig-en", "dpg"])
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if not SUITES[name].edits])
 def test_every_turn_is_a_tree_in_the_official_layout(draw, name):
     out = draw(name)
     for tree in ("turn0", "turn1", "final"):
@@ -107,7 +108,8 @@ def test_results_of_the_official_evaluator_are_read_where_the_images_lie(draw, i
         json_lines(out / turn / "results.jsonl", rows)
     answer = irg_rl("suite", "read", "geneval", out)
     assert answer.code == 0, answer.err
-    assert "prompts read: 3 prompts, original wording" in answer.out
+    told = "prompts read: 3 prompts, rewritten or not: original wording; file evaluation_metadata.jsonl"
+    assert told in answer.out
     assert "turns 2, seed 0, preset cfg-free" in answer.out
     gained = json.loads((out / "geneval-results.json").read_text())["differences"][0]
     assert (gained["after"], gained["before"]) == ("out/turn1", "out/turn0")
@@ -176,6 +178,19 @@ def test_an_image_folder_with_holes_is_named(irg_rl, model, tmp_path):
     answer = irg_rl("generate", model, "--suite", "imgedit", "--prompts", write_official("imgedit", tmp_path),
                     "--sources", tmp_path / "origin", "--out", tmp_path / "out", *FAST)  # fmt: skip
     assert answer.code == 1 and "lacks 1 of 2 source images, the first is animal/b.jpg of prompt 102" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_image_that_was_cut_off_is_named_before_anything_is_drawn(irg_rl, model, tmp_path):
+    (tmp_path / "origin" / "animal").mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (16, 16)).save(tmp_path / "origin" / "animal" / name)
+    path = tmp_path / "origin" / "animal" / "b.jpg"
+    path.write_bytes(path.read_bytes()[:-20])
+    answer = irg_rl("generate", model, "--suite", "imgedit", "--prompts", write_official("imgedit", tmp_path),
+                    "--sources", tmp_path / "origin", "--out", tmp_path / "out", *FAST)  # fmt: skip
+    said = " ".join(answer.err.split())
+    assert answer.code == 1 and "b.jpg, the source image of prompt 102, cannot be decoded" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -79,6 +79,12 @@ def test_numbers_of_texts_images_and_prompts(tmp_path):
     assert (found.words_at(50), found.words_at(100)) == (4, 8)
 
 
+def test_a_reflection_that_keeps_a_part_of_the_image_is_no_stop(tmp_path):
+    keeps = text("nothing to change in the sky , but the dog must be red .")
+    write(tmp_path / IMPROVING_FULL, [[user("row0"), assistant(text("plan", need_loss=False), seen(0), keeps)]])
+    assert survey(tmp_path / IMPROVING_FULL).stops == 0
+
+
 def test_a_folder_of_an_own_mode_is_read_without_a_form(tmp_path):
     write(tmp_path / "mine", [thinking(0)])
     found = survey(tmp_path / "mine")

@@ -105,6 +105,12 @@ def test_only_what_stands_before_the_headings_is_about_the_image():
 def test_the_stop_phrase_is_found_in_any_case_and_without_its_full_stop():
     assert is_stop("All is there: nothing to change!", "Nothing to change.")
     assert not is_stop(REFLECTION, "Nothing to change.")
+    assert not is_stop("Nothing to change in the sky, but the tree must grow.", "Nothing to change.")
+
+
+def test_a_reflection_that_keeps_a_part_is_no_contradiction():
+    text = REFLECTION.replace(REFLECTION.splitlines()[0], "Nothing to change in the sky, but the hills are pale.", 1)
+    assert flaw(text, is_reflection=True) is None
 
 
 def test_tags_are_added_once():

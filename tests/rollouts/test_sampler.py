@@ -96,16 +96,17 @@ def test_a_reflection_that_wants_no_change_ends_its_trajectory_and_no_other(kit)
     assert not any(t.texts[0].stop for t in trajectories), "a think text never stops a trajectory"
 
 
-def test_the_stop_phrase_is_found_in_any_case():
+def test_the_stop_phrase_is_found_in_any_case_at_the_end_of_a_sentence():
     assert StopPhrase("nothing to change")("All is right: Nothing to change.")
     assert not StopPhrase("nothing to change")("the star is missing")
-    assert StopPhrase("no edits")("No edits needed")
+    assert StopPhrase("no edits needed")("No edits needed")
+    assert not StopPhrase("nothing to change")("Nothing to change in the sky, but the dog must be red.")
 
 
 def test_a_sampler_stops_at_the_phrase_of_its_settings(kit):
     content = [Request(Prompt("p", "a red circle"), think="a plan", reflections={1: "No edits needed."})]
     usual, own = (
-        kit.sampler(noise=None, **more).sample(content, 2)[0] for more in ({}, {"stop_phrase": "no EDITS"})
+        kit.sampler(noise=None, **more).sample(content, 2)[0] for more in ({}, {"stop_phrase": "no EDITS needed"})
     )
     assert (usual.stopped, usual.turns) == (False, 2) and (own.stopped, own.turns) == (True, 1)
 

@@ -123,3 +123,70 @@ def test_geneval2_needs_prompts_that_differ(tmp_path):
     path = json_lines(tmp_path / "g.jsonl", [GENEVAL2[0] | {"skills": ["count"]}])
     with pytest.raises(InputError, match="3 questions in `vqa_list`, but 1 `skills`"):
         suite_of("geneval2").read_prompts(path)
+
+
+@pytest.mark.parametrize("name", ["wise", "wise-verified", "genai-bench", "imgedit"])
+def test_one_json_file_that_was_cut_off_is_named_with_its_line(name, tmp_path):
+    path = write_official(name, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:8]))
+    with pytest.raises(InputError, match=rf"{path.name}: not JSON \(.* at line 8, character \d+\)"):
+        suite_of(name).read_prompts(path)
+
+
+def test_skills_of_genai_bench_that_were_cut_off_are_named(tmp_path):
+    path = write_official("genai-bench", tmp_path)
+    (tmp_path / "genai_skills.json").write_text('{\n"counting": [1],\n"basic": [0, ')
+    with pytest.raises(InputError, match=r"genai_skills\.json: not JSON \(.* at line 3, "):
+        suite_of("genai-bench").read_prompts(path)
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ("[]", "needs a JSON object that maps a skill"), ('{"basic": 3}', "'basic': needs a list of numbers"),
+    ('{"basic": [0, "x"]}', "'basic': needs a list of numbers"), ('{"basic": [[]]}', "'basic': needs a list of number"),
+])  # fmt: skip
+def test_skills_of_genai_bench_in_another_form_are_named(tmp_path, content, says):
+    path = write_official("genai-bench", tmp_path)
+    (tmp_path / "genai_skills.json").write_text(content)
+    with pytest.raises(InputError, match=rf"genai_skills\.json.*{says}"):
+        suite_of("genai-bench").read_prompts(path)
+
+
+def test_prompts_without_their_skills_say_so(tmp_path):
+    suite, path = suite_of("genai-bench"), write_official("genai-bench", tmp_path)
+    assert "genai_skills.json" not in suite.prompt_set(suite.read_prompts(path))
+    (tmp_path / "genai_skills.json").unlink()
+    assert "no figure per skill: no genai_skills.json beside them" in suite.prompt_set(suite.read_prompts(path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_said_whether_the_prompts_are_rewritten_or_that_this_is_not_known(name, tmp_path):
+    suite = suite_of(name)
+    prompts = suite.read_prompts(write_official(name, tmp_path))
+    kind = "original wording" if name == "geneval" else "not known"
+    assert suite.prompt_set(prompts) == f"{len(prompts)} prompts, rewritten or not: {kind}"
+
+
+@pytest.mark.parametrize(("rows", "says"), [
+    ("Portrait,000,a woman\n", "line 2: the row has not the 4 cells of the header"),
+    ('Portrait,000,"a woman, p', r"line 2: not CSV \(unexpected end of data\)"),
+    ("Portrait,000,a woman,None,x\n", "line 2: the row has not the 4 cells of the header"),
+    ("Portrait,000,a\rwoman,None\n", r"line 2: not CSV \(new-line character"),
+])  # fmt: skip
+def test_a_csv_of_prompts_that_was_cut_off_is_named(tmp_path, rows, says):
+    (tmp_path / "o.csv").write_bytes(f"category,id,prompt_en,class\n{rows}".encode())
+    with pytest.raises(InputError, match=rf"o\.csv, {says}"):
+        suite_of("oneig-en").read_prompts(tmp_path / "o.csv")
+
+
+def test_a_number_of_thousands_of_digits_is_no_id(tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps([WISE[0] | {"prompt_id": "9" * 5000}]))
+    with pytest.raises(InputError, match="entry 0: needs a whole number `prompt_id`"):
+        suite_of("wise").read_prompts(tmp_path / "w.json")
+
+
+def test_an_explanation_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps([WISE[0] | {"Explanation": ["a", "b"]}]))
+    with pytest.raises(InputError, match="entry 0: `Explanation` must be a string"):
+        suite_of("wise").read_prompts(tmp_path / "w.json")

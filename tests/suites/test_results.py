@@ -242,7 +242,7 @@ def test_compbench_finds_an_image_by_its_number(read, tree):
 def test_dpg(read, tree):
     lines = ["/x, y/42.png, 1.0, 0.5, 0.5, 0.0, 0.5", "/x/midjourney0.png, 1.0, 0.2", "/x/9.png, 1.0, 1.0",
              "Model: m", "DPG-Bench score: 50.0"]  # fmt: skip
-    (tree / "dpg-bench_20261129-100000_results.txt").write_text("\n".join(lines))
+    (tree / "dpg-bench_20261129-100000_results.txt").write_text("".join(f"{line}\n" for line in lines))
     (tree / "dpg-bench_20261129-100000_results_detail.txt").write_text("/x/42.png, (0, 0), q, yes")
     results = read("dpg")
     assert one(results) == {"42": 0.5} and len(results.problems) == 2

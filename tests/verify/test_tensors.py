@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from irg_rl.verify.bench import Reference
-from irg_rl.verify.folder_checks import weights
+from irg_rl.verify.check import Status
+from irg_rl.verify.folder_checks import keys_and_shapes, weights
 from irg_rl.verify.tensors import fingerprint, likeness
 from tests.verify.conftest import run, wrong
 
@@ -110,11 +111,31 @@ def test_likeness_is_a_correlation_without_what_rows_and_columns_have_in_common(
     assert likeness(matrix, matrix + noise) == pytest.approx(0.5**0.5, abs=0.05)
 
 
-def test_shards_are_read_as_one(folder, bench, reference):
+@pytest.fixture
+def sharded(folder) -> list[Path]:
+    """The shards of a model folder with nothing wrong."""
     from irg_rl.model.shards import write_shards
 
     stored = load_file(folder / "ema.safetensors")
     (folder / "ema.safetensors").unlink()
     write_shards(folder, sorted(stored.items()), 20_000)
-    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def test_shards_are_read_as_one(folder, sharded, bench, reference):
+    assert len(sharded) > 2
     assert not wrong(run(weights, bench(folder, reference)))
+
+
+@pytest.mark.parametrize(("damage", "says"), [
+    (Path.unlink, "does not exist"),
+    (lambda shard: shard.write_bytes(shard.read_bytes()[:-100]), "cannot be read"),
+    (lambda shard: shard.write_bytes(shard.read_bytes()[:100]), "cannot be read"),
+    (lambda shard: shard.write_bytes(b""), "cannot be read"),
+])  # fmt: skip
+def test_a_shard_that_is_missing_or_cut_off_is_named(folder, sharded, bench, damage, says):
+    damage(sharded[1])
+    made = bench(folder)
+    for check in (keys_and_shapes, weights):
+        result = run(check, made)
+        assert result.status is Status.FAILED and sharded[1].name in result.reason and says in result.reason

@@ -24,4 +24,8 @@ def test_the_edit_is_found_in_both_formats(text, found):
 
 
 def test_a_stop_has_a_mark_of_its_own():
+    assert marked("No changes are needed.") == [("No changes are needed.", "stop")]
+    assert marked("Nothing to change in the sky, but it is grey.") == [
+        ("Nothing to change in the sky, but it is grey.", "")
+    ]
     assert marked("i see a cross . nothing to change .") == [("i see a cross . ", ""), ("nothing to change .", "stop")]
