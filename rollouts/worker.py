@@ -63,7 +63,8 @@ class SampledSummary:
 
 class RolloutWorker:
     """A sampler with its own model. `ray.remote(RolloutWorker)` turns it into a Ray actor. `beat()` is called before
-    each forward pass of the transformer (cluster/pulse.py)."""
+    each forward pass of the transformer (cluster/pulse.py): at each denoising step, and at each token of a text. On a
+    GPU, a batch of texts is one beat, because its tokens are decoded by a CUDA graph."""
 
     def __init__(self, settings: WorkerSettings, beat: Callable[[], None] | None = None) -> None:
         take_thread_share(settings.threads)
@@ -71,7 +72,7 @@ class RolloutWorker:
         self._model = parts_on_disk.model
         if settings.lora is not None:
             add_adapters(self._model, settings.lora, settings.seed)
-        if beat is not None:  # a token, a denoising step: each is a forward pass
+        if beat is not None:
             self._model.language_model.model.register_forward_pre_hook(lambda *_: beat())
         self._settings = settings
         parts = (self._model, parts_on_disk.autoencoder, parts_on_disk.tokenizer, settings.sampling)

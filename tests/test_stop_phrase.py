@@ -37,6 +37,8 @@ def test_a_sentence_that_ends_with_the_phrase_says_it(text):
     "There is **nothing to change** in the sky. The dog must be red.",
     "nothing to change <b>here</b>, the dog is blue",
     "nothing to changes.",
+    "Is there nothing to change? No: the dog must be red.",
+    "Nothing to change... but the dog must be red.",
 ])  # fmt: skip
 def test_a_sentence_that_goes_on_does_not_say_it(text):
     assert not says(USUAL, text)

@@ -29,6 +29,9 @@ def server_name(process: psutil.Process) -> str | None:
 
 def runs(process: psutil.Process) -> bool:
     """Return whether a process still works. One that has ended but was not waited for (a zombie) does not."""
-    with suppress(psutil.Error):
+    try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # it may not be looked at, but it is there
+        return True

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import psutil
 import ray
@@ -42,6 +42,7 @@ LOOPBACK = "127.0.0.1"
 STOP_S = 60.0
 """How many seconds Ray may take to end before its processes are killed."""
 _LOOK_S = 0.2
+_SIGNAL_S = 1.0  # a signal to all processes reaches this one within this time
 KILL_S = 10.0
 """How many seconds Ray may take to kill an actor."""
 _START_ATTEMPTS = 3
@@ -192,14 +193,23 @@ class LocalRay:
         watched = {process: name for process in self._processes if (name := server_name(process))}
         while not self._ends.wait(_LOOK_S):
             for process, name in watched.items():
-                if not runs(process) and not self._ends.is_set():
-                    sys.stderr.write(
-                        f"\nerror: {name} has died, perhaps for want of memory; its logs are in {self.folder}; resume "
-                        "the run\n"
-                    )
-                    sys.stderr.flush()
-                    self._kill()
-                    os._exit(1)
+                if not runs(process):
+                    if self._ends.wait(_SIGNAL_S) or stopping.asked():
+                        return  # the same signal has ended all processes, and this one ends in order
+                    self._end(name)
+
+    def _end(self, name: str) -> NoReturn:
+        """End this process because the server `name` of Ray has died."""
+        try:
+            show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+            sys.stderr.write(
+                f"{show_cursor}\nerror: {name} has died, perhaps because the machine had too little memory; its logs "
+                f"are in {self.folder}; resume the run\n"
+            )
+            sys.stderr.flush()
+            self._kill()
+        finally:
+            os._exit(1)
 
     def _kill(self) -> None:
         """Kill all processes of this Ray that still run. Where Ray's node process has died, its agents are no longer

@@ -49,8 +49,10 @@ class EngineRecipe(Section):
     """Longest time to wait for an answer of an actor, in seconds. Where an actor loads, saves or sends weights, one
     second is added for every 100 MB of them."""
     silence_s: Rate | None = Field(default=120.0, exclude_if=lambda seconds: seconds == 120)
-    """An actor that samples or scores sends heartbeats. After so many seconds without one, it counts as hung and is
-    replaced, before `deadline_s` is over. null: only `deadline_s` counts. This setting does not change the digest."""
+    """A rollout actor that samples, and a critic whose process lives, send heartbeats. After so many seconds without
+    one, the actor counts as hung and is replaced, before `deadline_s` is over. The time must be longer than the writing
+    of one batch of texts, which on a GPU is one beat. null: only `deadline_s` counts. This setting does not change the
+    digest."""
     stop_grace_s: Rate = Field(default=20.0, exclude_if=lambda seconds: seconds == 20)
     """After a signal (Ctrl-C, SIGTERM or SIGHUP): how many seconds a training step may still take, before it is
     abandoned and the run ends with its last checkpoint. Slurm usually kills a job 30 seconds after SIGTERM."""

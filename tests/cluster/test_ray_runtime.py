@@ -137,7 +137,8 @@ def test_processes_of_a_session_are_found_with_their_children_and_no_others(tmp_
     sleep = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
     both = [subprocess.Popen([sys.executable, "-c", sleep, str(tmp_path / name / "sockets")]) for name in ("ray", "o")]
     try:
-        while sum(len(psutil.Process(one.pid).children()) for one in both) < 2:
+        end = time.monotonic() + 60
+        while sum(len(psutil.Process(one.pid).children()) for one in both) < 2 and time.monotonic() < end:
             time.sleep(0.05)
         found = session_processes(tmp_path / "ray")
         assert found == [psutil.Process(both[0].pid), *psutil.Process(both[0].pid).children()]
@@ -157,14 +158,14 @@ from irg_rl.cluster.ray_processes import session_processes
 with LocalRay(RaySettings(num_cpus=1), Path(sys.argv[1])) as local:
     [server] = [one for one in session_processes(local.folder) if Path(one.cmdline()[0]).name == sys.argv[2]]
     server.kill()
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_run_ends_with_one_line_when_a_server_of_ray_dies(tmp_path, server):
     command = [sys.executable, "-c", SERVERLESS, str(tmp_path), server]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert re.fullmatch(rf"error: {SERVERS[server]} has died, .*; resume the run", done.stderr.splitlines()[-1])
 
