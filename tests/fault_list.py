@@ -90,6 +90,8 @@ def start_a_second_run(playing: Playing) -> None:
     assert second.returncode == 1 and "another process works on this run" in second.stdout, second.stdout
 
 
+SILENT = {"engine.silence_s": 15.0, "engine.deadline_s": 900.0}
+"""A command of a case ends long before this deadline, so that the heartbeats must find what hangs."""
 DEAD_NODE = ("-m", "pytest", "-q", "tests/driver/test_room.py", "-k")
 RL_CASES = (
     in_rl("learner rank killed", {"what": "kill", "where": "learner", "step": 2}, codes=(1,),
@@ -101,12 +103,12 @@ RL_CASES = (
     in_rl("learner rank out of memory", {"what": "oom", "where": "learner", "step": 2}, codes=(1,),
           says="out of memory .*irg-rl plan"),
     in_rl("rollout actor killed", {"what": "kill", "where": "rollout", "step": 1}),
-    in_rl("rollout actor hangs", {"what": "hang", "where": "rollout", "step": 1}, changes={"engine.deadline_s": 40.0}),
+    in_rl("rollout actor hangs", {"what": "hang", "where": "rollout", "step": 1}, changes=SILENT),
     in_rl("rollout actor ends while it gets weights", {"what": "exit", "where": "weights", "step": 1}),
     in_rl("rollout actor killed three times by the same groups",
           {"what": "kill", "where": "rollout", "step": 1, "times": 3}, same_weights=False),
     in_rl("critic killed", {"what": "kill", "where": "critic", "step": 1}),
-    in_rl("critic hangs", {"what": "hang", "where": "critic", "step": 1}, changes={"engine.deadline_s": 40.0}),
+    in_rl("critic hangs", {"what": "hang", "where": "critic", "step": 1}, changes=SILENT),
     in_rl("judge killed", {"what": "kill", "where": "judge"}, codes=(1,), says="scorer 'judge' failed on .*resume",
           changes=JUDGED, same_weights=False),
     in_rl("judge stopped", {"what": "signal", "where": "judge", "signal": "SIGSTOP"}, codes=(1,),
