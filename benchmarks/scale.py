@@ -4,7 +4,8 @@
     python -m benchmarks.scale simulated [--actors 256] [--staleness 0 1 2]
 
 real: RL of a tiny model on this machine, with 1, 2 and 4 rollout actors. It also says how many bytes of Ray's object
-store a trajectory takes, and how many `rollouts.traffic.group_bytes` expects.
+store a trajectory takes, and how many by `rollouts.traffic.group_bytes`, which leaves out what serialization adds to
+each array.
 
 simulated: many rollout actors that sleep instead of drawing, and a learner that sleeps instead of learning
 (benchmarks/sleeping.py). All other parts are those of a run. A group takes GROUP_S seconds, with a spread and with
@@ -64,7 +65,7 @@ def real(options: argparse.Namespace) -> None:
             table.add_row(str(actors), f"{whole:.2f}", f"{collect:.2f}", f"{learn:.2f}", f"{60 * groups / whole:.0f}")
         found, expected = _bytes_of_a_trajectory(_tiny_run(world, Path(folder, "bytes"), 1), world)
     console.print(table)
-    console.print(f"bytes of a trajectory in the object store: {found:,.0f} found, at most {expected:,.0f} expected")
+    console.print(f"bytes of a trajectory in the object store: {found:,.0f} found, {expected:,.0f} by the formula")
 
 
 def _tiny_run(world: TinyWorld, folder: Path, actors: int) -> Run:
