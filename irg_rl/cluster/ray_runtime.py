@@ -25,7 +25,7 @@ import ray
 from ray import ObjectRef
 from ray._private import ray_constants
 from ray.actor import ActorHandle, ActorProxy
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.job_config import JobConfig
 
 from irg_rl import faults, stopping
@@ -288,11 +288,13 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
 
 def reason_of(error: BaseException) -> str:
     """Describe an error in one line. If the constructor of an actor raised the error, the line contains the last line
-    of the message. Otherwise it contains the name of the error and the first line of the message.
+    of the message. If the connection to an actor is broken, the line says so. Otherwise it contains the name of the error and the first line of the message.
     """
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return f"its constructor raised {lines[-1]}"
+    if isinstance(error, ActorUnavailableError):  # its message is that of the connection, in several layers
+        return "its process cannot be reached"
     return f"{type(error).__name__}: {lines[0]}"
 
 

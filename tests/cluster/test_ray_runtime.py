@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.exceptions import ActorUnavailableError
 
 from irg_rl.cluster.ray_processes import SERVERS, session_processes
 from irg_rl.cluster.ray_runtime import (
@@ -21,6 +22,7 @@ from irg_rl.cluster.ray_runtime import (
     WaitTimeoutError,
     actor_options,
     bounded_get,
+    reason_of,
     session_folder,
     thread_environment,
     within,
@@ -168,6 +170,11 @@ def test_a_run_ends_with_one_line_when_a_server_of_ray_dies(tmp_path, server):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert re.fullmatch(rf"error: {SERVERS[server]} has died, .*; resume the run", done.stderr.splitlines()[-1])
+
+
+def test_a_broken_connection_is_said_in_plain_words():
+    error = ActorUnavailableError("RpcError: RPC error: failed to connect; last error: UNKNOWN", b"a" * 16)
+    assert reason_of(error) == "its process cannot be reached"
 
 
 def test_the_files_of_ray_are_private(local_ray):
