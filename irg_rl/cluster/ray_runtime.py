@@ -288,7 +288,8 @@ def bounded_get(refs: ObjectRef | Sequence[ObjectRef], timeout: float, what: str
 
 def reason_of(error: BaseException) -> str:
     """Describe an error in one line. If the constructor of an actor raised the error, the line contains the last line
-    of the message. If the connection to an actor is broken, the line says so. Otherwise it contains the name of the error and the first line of the message.
+    of the message. If the connection to an actor is broken, the line says so. Otherwise it contains the name of the
+    error and the first line of the message.
     """
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and error.actor_init_failed:
