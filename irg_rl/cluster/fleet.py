@@ -13,12 +13,11 @@ that names the unit.
                          RETIRED
 
 An actor counts as lost if Ray reports it as dead, if its unit passes its deadline, if it works but its heartbeats stop
-(pulse.py), or if it cannot be started because
-its node is dead and no other node has room (placement.py). Then the actor is killed first.
-After that its unit is queued again, at the front and with the same id. So a unit never runs twice at the same time. The
-call `prepare` sends a new actor the current weights. The new actor gets work only after `prepare` has finished. An
-actor does not count as lost if the work itself or the constructor of the actor raises an exception. This exception
-would occur again. So it ends the run, and the message names the unit or the actor.
+(pulse.py), or if it cannot be started because its node is dead and no other node has room (placement.py). Then the
+actor is killed first. After that its unit is queued again, at the front and with the same id. So a unit never runs
+twice at the same time. The call `prepare` sends a new actor the current weights. The new actor gets work only after
+`prepare` has finished. An actor does not count as lost if the work itself or the constructor of the actor raises an
+exception. This exception would occur again. So it ends the run, and the message names the unit or the actor.
 
 The arguments of a unit may be Ray references to data on another node. If that node dies, the data are gone, and no
 actor can do the unit. Then it leaves the fleet, and `without_arguments` names it.
@@ -44,7 +43,7 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, Ray
 from irg_rl.cluster.member import Finished, FleetSettings, Health, Member, News, Unit
 from irg_rl.cluster.placement import NoRoomError
 from irg_rl.cluster.pulse import Pulse
-from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, end_actor, reason_of, start_actor
+from irg_rl.cluster.ray_runtime import ActorFactory, WaitTimeoutError, bounded_get, end_actors, reason_of, start_actor
 from irg_rl.cluster.timeline import Interval
 from irg_rl.errors import UserError
 
@@ -235,9 +234,9 @@ class Fleet:
             self._collect(0.1)
 
     def stop(self) -> None:
-        """Kill every actor and drop all queued units."""
+        """Kill every actor and drop all queued units. `losses` says which actors may still live."""
+        self._kill(*self._members)
         for member in self._members:
-            self._kill(member)
             member.health = Health.RETIRED
         self._queue.clear()
         self._known.clear()
@@ -293,7 +292,8 @@ class Fleet:
         count."""
         if self._pulse is None or member.health != Health.BUSY or self._clock() - member.began <= self._pulse.limit:
             return False
-        return self._pulse.silence(actor_name(self.name, member.index)) > self._pulse.limit
+        name, since = actor_name(self.name, member.index), member.began + self._pulse.limit
+        return self._pulse.silence(name, since) > self._pulse.limit
 
     def _awaited(self) -> dict[ObjectRef, Member]:
         """Return the reference that is awaited -> its member, for each member that is starting, working or reading
@@ -402,12 +402,15 @@ class Fleet:
                 f"{self.settings.min_healthy} needed; the last losses: {self.losses[-3:]}"
             )
 
-    @staticmethod
-    def _kill(member: Member) -> None:
-        if member.actor is not None:
-            end_actor(member.actor)
-        member.actor = member.news = member.told = None
-        member.refs = []
+    def _kill(self, *members: Member) -> None:
+        """Kill the actors of members, all at the same time."""
+        living = {member.index: member.actor for member in members if member.actor is not None}
+        for index, why in zip(living, end_actors(list(living.values())), strict=True):
+            if why:
+                self.losses.append(f"{actor_name(self.name, index)}: {why}")
+        for member in members:
+            member.actor = member.news = member.told = None
+            member.refs = []
 
 
 def actor_name(fleet: str, index: int) -> str:
@@ -420,8 +423,8 @@ def _has_references(unit: Unit) -> bool:
 
 
 def wait_for_any(fleets: Sequence[Fleet], timeout: float) -> bool:
-    """Wait until an actor in any of the fleets has finished its start or its unit (a method call). Wait at most
-    `timeout` seconds. Return whether one has."""
+    """Wait until an actor in any of the fleets has finished its start or its unit (a method call), or has acknowledged
+    its news. Wait at most `timeout` seconds. Return whether one has."""
     refs = [ref for fleet in fleets for ref in fleet.under_way()]
     if refs:
         return bool(ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=False)[0])

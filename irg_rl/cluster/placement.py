@@ -119,7 +119,8 @@ class ActorRoom:
 
 
 def reserve(asked: Sequence[ActorDemand], visit: Callable[[ClusterNode], None]) -> dict[str, ActorRoom]:
-    """Reserve room for all actors, and return the room of each kind by its name. `visit` is explained at `ActorRoom`.
+    """Reserve room for all actors, and return the room of each kind by its name. Ray serves the kinds in the order of
+    `asked`. `visit` is explained at `ActorRoom`.
 
     Raises PlacementError if there is no room within PATIENCE_S seconds.
     """

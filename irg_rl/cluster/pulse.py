@@ -2,7 +2,7 @@
 of its unit of work, which must be long enough for the slowest group.
 
     actor:  beat = Beat(board, name); beat() after each piece of work   ->  board: when did each name beat last?
-    driver: Pulse(board, limit).silence(name)                           <-  seconds since then
+    driver: Pulse(limit).silence(name, since)                           <-  seconds since then
 
 Nobody waits for anybody. If the board dies, nothing is known, and only deadlines find actors that hang.
 """
@@ -78,33 +78,35 @@ def beating(beat: Callable[[], None]) -> Iterator[None]:
 class Pulse:
     """What the driver knows of the beats of all actors. An actor that works and is silent for `limit` seconds hangs."""
 
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit, self._clock = limit, clock
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Board)
         self.board: Any = actor.options(num_cpus=0, scheduling_strategy=here).remote()
         self._answer: ObjectRef | None = None
         self._asked = float("-inf")
         self._silent: dict[str, float] | None = None  # the newest answer; None if there is none
+        self._of = float("-inf")  # when the newest answer was asked for
 
     def beat(self, name: str) -> Beat:
         """Return what an actor calls after each piece of its work."""
         return Beat(self.board, name)
 
-    def silence(self, name: str) -> float:
-        """Return for how many seconds an actor has been silent, as far as this is known. It is 0 if the board says
-        nothing, and infinite if the actor has never beaten."""
+    def silence(self, name: str, since: float) -> float:
+        """Return for how many seconds an actor has been silent, as far as this is known. It is infinite if the actor
+        has never beaten. It is 0 if the board says nothing, or if its newest answer was asked for before `since`, a
+        time of the clock of the fleet. Such an answer may be of a time when the actor had no work."""
         self._look()
-        return 0.0 if self._silent is None else self._silent.get(name, float("inf"))
+        return 0.0 if self._silent is None or self._of < since else self._silent.get(name, float("inf"))
 
     def _look(self) -> None:
         """Take the answer of the board if it is there, and ask again from time to time. This never waits."""
-        if self._answer is None and time.monotonic() - self._asked >= self.limit / 10:
-            self._asked = time.monotonic()
+        if self._answer is None and self._clock() - self._asked >= self.limit / 10:
+            self._asked = self._clock()
             self._answer = self.board.silent.remote()
         if self._answer is None or not ray.wait([self._answer], timeout=0)[0]:
             return
-        answer, self._answer = self._answer, None
+        answer, self._answer, self._of = self._answer, None, self._asked
         try:
             self._silent = bounded_get(answer, 60.0, "the heartbeats of all actors")
         except (RayError, WaitTimeoutError):

@@ -21,7 +21,7 @@ from irg_rl.cluster.ray_runtime import (
     ActorFactory,
     WaitTimeoutError,
     bounded_get,
-    end_actor,
+    end_actors,
     reason_of,
     start_actor,
 )
@@ -48,6 +48,7 @@ class Ranks:
         self.name = name
         self._address = address
         self._actors = [start_actor(factory, rank) for rank in range(world_size)]
+        self.losses: list[str] = []  # one line for each rank that `stop` could not kill
         self._alive: dict[ObjectRef, int] = {}  # questions whether a rank is alive -> its number
 
     def start(self, timeout: float) -> None:
@@ -129,9 +130,9 @@ class Ranks:
                 raise RankError(f"{self.name} {rank} died ({reason_of(error)}); resume the run") from error
 
     def stop(self) -> None:
-        """Kill all ranks."""
-        for actor in self._actors:
-            end_actor(actor)
+        """Kill all ranks. `losses` says which of them may still live."""
+        said = end_actors(self._actors)
+        self.losses += [f"{self.name} {rank}: {why}" for rank, why in enumerate(said) if why]
 
 
 def _first_dead(refs: dict[ObjectRef, int]) -> tuple[int, str] | None:

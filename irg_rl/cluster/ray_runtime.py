@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import ray
 from ray import ObjectRef
 from ray._private import ray_constants
 from ray.actor import ActorHandle, ActorProxy
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 from ray.job_config import JobConfig
 
 from irg_rl import faults, stopping
@@ -44,7 +45,7 @@ STOP_S = 60.0
 _LOOK_S = 0.2
 _SIGNAL_S = 1.0  # a signal to all processes reaches this one within this time
 KILL_S = 10.0
-"""How many seconds Ray may take to kill an actor."""
+"""How many seconds Ray may take to kill actors."""
 _START_ATTEMPTS = 3
 # An AF_UNIX path has at most 107 bytes. Ray appends "/session_<date>_<time>_<micros>_<pid>/sockets/plasma_store".
 _SOCKET_LIMIT = 107
@@ -76,14 +77,15 @@ def start_actor(factory: ActorFactory, index: int) -> ActorHandle:
 
 
 def within(seconds: float, work: Callable[[], object]) -> bool:
-    """Call `work()`, and wait for its end at most so many seconds. Return whether it has ended. Use this for calls of
-    Ray that have no time limit of their own: they wait for ever if a process of Ray hangs."""
+    """Call `work()`, and wait for its end at most so many seconds. Return whether it has ended. An exception of it is
+    raised here. Use this for calls of Ray that have no time limit of their own: they wait for ever if a process of Ray
+    hangs."""
     failed: list[Exception] = []
 
     def call() -> None:
         try:
             work()
-        except (RayError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - raised again below
             failed.append(error)
 
     thread = threading.Thread(target=call, daemon=True)
@@ -94,9 +96,25 @@ def within(seconds: float, work: Callable[[], object]) -> bool:
     return not thread.is_alive()
 
 
-def end_actor(actor: ActorHandle) -> None:
-    """Kill an actor, in at most KILL_S seconds."""
-    within(KILL_S, lambda: ray.kill(actor, no_restart=True))
+def end_actors(actors: Sequence[ActorHandle]) -> list[str]:
+    """Kill actors, all at the same time, in at most KILL_S seconds. Return for each actor an empty text, or why it may
+    still live."""
+    said = [f"Ray has not killed it in {KILL_S:g} s"] * len(actors)
+
+    def end(index: int) -> None:
+        try:
+            ray.kill(actors[index], no_restart=True)
+            said[index] = ""
+        except Exception as error:  # noqa: BLE001 - whatever it is, the actor may live
+            said[index] = reason_of(error)
+
+    threads = [threading.Thread(target=end, args=(index,), daemon=True) for index in range(len(actors))]
+    until = time.monotonic() + KILL_S
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return list(said)  # a thread that is late changes the other list
 
 
 class LocalRay:

@@ -5,7 +5,7 @@ An update trains on B groups and makes a new version of the weights. Samples may
 has (S + 1) * B slots, and each group in progress uses one.
 
     admit -> SAMPLING -> READY -> TRAINING -> trained
-                 |          |         |  (slot freed when the new weights are published and acknowledged)
+                 |          |         |  (slot freed when the new weights are published)
                  |          |         +---> dropped, if the update was skipped
                  +----------+--------> dropped(reason) | cancelled(reason)      (slot freed at once)
 
@@ -192,9 +192,11 @@ class SlotBuffer:
         return ahead
 
     def published(self, version: int, skipped: str = "") -> list[int]:
-        """Record that every sampler has received and confirmed the new weights with the number `version`. These weights
-        were trained on the groups with the state TRAINING. Free the slots of these groups, and return the ids of the
-        groups. If the update was skipped, `skipped` is the reason: the groups then count as dropped, not as trained."""
+        """Record that the new weights with the number `version` are published: a group that is admitted from now on is
+        sampled with them or with newer ones. With `staleness` 0, all samplers have confirmed them. Otherwise a sampler
+        confirms them before its next group. These weights were trained on the groups with the state TRAINING. Free the
+        slots of these groups, and return the ids of the groups. If the update was skipped, `skipped` is the reason: the
+        groups then count as dropped, not as trained."""
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than {self.version}")
         self.version = version

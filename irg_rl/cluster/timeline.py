@@ -8,7 +8,7 @@ from pathlib import Path
 
 FILE = "timeline.jsonl"
 KEPT_UPDATES = 20
-"""The file has the intervals of so many updates, the newest ones."""
+"""The file has the intervals of at least so many updates, the newest ones, and of less than twice as many."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,29 @@ class Timeline:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
+        self._trimmed = False  # whether lines that an earlier process has written are gone
 
     def add(self, update: int, intervals: Iterable[Interval]) -> None:
-        """Add the intervals of an update. Lines of this update and of later ones, which a run has written before it was
-        resumed, are removed, and so are those of old updates."""
+        """Add the intervals of an update. The first call removes the lines of this update and of later ones. A run has
+        written them before it was resumed. The first call and each KEPT_UPDATES-th update also remove the lines of old
+        updates."""
         shift = time.time() - time.monotonic()  # a resumed run may be on a machine with another zero
-        old = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        kept = [line for line in old if update - KEPT_UPDATES < _update_of(line) < update]
-        new = [
-            json.dumps({"update": update, **asdict(one), "began": one.began + shift, "ended": one.ended + shift})
-            for one in intervals
-        ]
+        if not self._trimmed or update % KEPT_UPDATES == 0:
+            self._trim(update)
+            self._trimmed = True
+        with self._path.open("a", encoding="utf-8") as out:
+            for one in intervals:
+                times = {"began": one.began + shift, "ended": one.ended + shift}
+                out.write(json.dumps({"update": update, **asdict(one), **times}) + "\n")
+
+    def _trim(self, update: int) -> None:
+        """Keep only the lines of the last updates before this one."""
+        if not self._path.exists():
+            return
+        old = self._path.read_text(encoding="utf-8").splitlines()
         aside = self._path.with_suffix(".tmp")
-        aside.write_text("".join(f"{line}\n" for line in [*kept, *new]), encoding="utf-8")
+        kept = (f"{line}\n" for line in old if update - KEPT_UPDATES < _update_of(line) < update)
+        aside.write_text("".join(kept), encoding="utf-8")
         aside.replace(self._path)
 
 

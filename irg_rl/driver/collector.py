@@ -216,9 +216,9 @@ class Collector:
         return [self._leave(group) for group in taken]
 
     def published(self, version: int, update: int, skipped: str = "") -> None:
-        """Record that the samplers have the weights with the number `version`. RL update number `update` has made them
-        from the groups that `take` has returned. If the update was skipped, `skipped` is the reason: the groups then
-        count as dropped."""
+        """Record that the weights with the number `version` were sent to the samplers. A sampler has them before its
+        next group. RL update number `update` has made them from the groups that `take` has returned. If the update was
+        skipped, `skipped` is the reason: the groups then count as dropped."""
         for group in self.slots.published(version, skipped):
             listed = self.listed.pop(group, {})
             if skipped:

@@ -19,6 +19,7 @@ from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.config import adapters_of
 from irg_rl.driver.limits import START_S, saving_limit, sending_limit, start_limit
 from irg_rl.driver.prepare import model_path, rl_prompts_file, save_trained
+from irg_rl.driver.progress import console
 from irg_rl.driver.resuming import newest_checkpoint
 from irg_rl.driver.rl_settings import learner_settings
 from irg_rl.driver.room import ANYWHERE, LEARNER
@@ -213,6 +214,8 @@ class Learners:
     def stop(self) -> None:
         self.thread.shutdown(wait=False, cancel_futures=True)
         self.ranks.stop()
+        for line in self.ranks.losses:
+            console.print(f"note: {line}", soft_wrap=True, markup=False)
 
     def _all(self, method: str, *args) -> list:
         return self.ranks.call(method, *args, timeout=self.recipe.engine.deadline_s)

@@ -1,5 +1,6 @@
 """The two fleets of RL: rollout actors, which sample groups, and critics, which score them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
@@ -21,6 +22,17 @@ from rollouts.worker import RolloutWorker
 
 ROLLOUTS, CRITICS = "rollout", "critic"
 """Names of the two fleets."""
+
+
+def rl_fleets(
+    run: Run, start: str, learners: Learners, specs: list[dict], room: Mapping[str, ActorRoom] = ANYWHERE
+) -> tuple[Fleet, Fleet]:
+    """Start the rollout actors and the critics of a run, and return their fleets. With `engine.silence_s`, both fleets
+    listen to the heartbeats of their actors. `specs` are the scorers (scorers.py). `start` is the model folder from
+    which RL starts."""
+    silence = run.recipe.engine.silence_s
+    pulse = None if silence is None else Pulse(silence)
+    return rollout_fleet(run, start, learners, room[ROLLOUT], pulse), critic_fleet(run, specs, room[CRITIC], pulse)
 
 
 def rollout_fleet(

@@ -15,8 +15,9 @@ have the new weights before the next group begins.
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
@@ -26,7 +27,6 @@ from ray import ObjectRef
 from irg_rl import faults, stopping
 from irg_rl.algorithms.base import algorithm_of
 from irg_rl.cluster.fleet import Fleet
-from irg_rl.cluster.pulse import Pulse
 from irg_rl.cluster.shared_memory import free_shared_memory, in_words
 from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.cluster.timeline import Interval, Timeline
@@ -36,11 +36,11 @@ from irg_rl.driver.learners import Learners, Published
 from irg_rl.driver.limits import sending_limit
 from irg_rl.driver.prepare import rl_prompts_file
 from irg_rl.driver.progress import bar, console
-from irg_rl.driver.rl_fleets import arguments, critic_fleet, rollout_fleet
-from irg_rl.driver.room import CRITIC, LEARNER, ROLLOUT, asked_by_rl, ray_settings, ray_with_room
+from irg_rl.driver.rl_fleets import arguments, rl_fleets
+from irg_rl.driver.room import LEARNER, asked_by_rl, ray_settings, ray_with_room
 from irg_rl.driver.run_folder import Run, write_json
 from irg_rl.driver.scorers import scorer_specs
-from irg_rl.driver.update_metrics import drawn, summary
+from irg_rl.driver.update_metrics import drawn, hear_critics, pooled, summary
 from irg_rl.driver.watching import Watcher
 from irg_rl.learner.publish import require_acknowledged
 from irg_rl.prompts import PromptOrder, read_prompts
@@ -79,9 +79,7 @@ def reinforce(run: Run, start: str, tracker: Tracker, facts: dict) -> None:
     with scorer_specs(run.recipe, trained) as specs, ray_with_room(run, settings, asked) as room:
         learners = Learners(run, start, room[LEARNER])
         try:
-            pulse = None if engine.silence_s is None else Pulse(engine.silence_s)
-            rollouts = rollout_fleet(run, start, learners, room[ROLLOUT], pulse)
-            loop = Loop(run, tracker, learners, rollouts, critic_fleet(run, specs, room[CRITIC], pulse))
+            loop = Loop(run, tracker, learners, *rl_fleets(run, start, learners, specs, room))
             facts.update(loop.run_all())
             learners.save_model("rl")
         finally:
@@ -108,6 +106,8 @@ class Loop:
     rollouts: Fleet
     critics: Fleet
     watcher: Watcher = field(init=False)
+    timeline: Timeline = field(init=False)
+    scorers: dict[int, Mapping[str, float]] = field(default_factory=dict)  # what each critic told of its scorers last
 
     def run_all(self) -> dict:
         recipe = self.run.recipe.require_rl()
@@ -116,7 +116,7 @@ class Loop:
         if saved:
             slots = SlotBuffer.restore(saved["slots"])
         self.tracker.rewind("rl", self.learners.updates)
-        self.watcher = Watcher(self.run)
+        self.watcher, self.timeline = Watcher(self.run), Timeline(self.run.folder)
         collector = collector_of(self.run, slots, self.rollouts, self.critics)
         for fleet in (self.rollouts, self.critics):
             fleet.wait_until_serving(fleet.settings.size, fleet.settings.start_timeout)
@@ -171,8 +171,9 @@ class Loop:
         trained = [summary for summary, _ in batch]
         times = {"collect": collected - began, "learn": learned - collected, "publish": published - learned}
         ledger = {f"ledger/{name}": float(count) for name, count in asdict(collector.slots.ledger).items()}
+        hear_critics(self.scorers, collector.left)
         told = {
-            **summary(trained, update), **drawn(collector.left), **collector.counts, **ledger,
+            **summary(trained, update), **pooled(self.scorers), **drawn(collector.left), **collector.counts, **ledger,
             "step/largest": message.step,
         }  # fmt: skip
         collector.left, collector.counts = [], {}
@@ -181,7 +182,7 @@ class Loop:
         for fleet in (self.rollouts, self.critics):
             work += fleet.intervals
             fleet.intervals.clear()
-        Timeline(self.run.folder).add(self.learners.updates, work)
+        self.timeline.add(self.learners.updates, work)
         self.tracker.log("rl", self.learners.updates, metrics | self.watcher.see(self.learners.updates, metrics))
         self.run.record("rl", 0.0, done=False, **self._account(collector.slots))
         due = self.learners.updates % rl.checkpoint_every == 0 and self.learners.bad <= 2
@@ -213,9 +214,16 @@ class Loop:
         return message
 
     def _meanwhile(self, collector: Collector, update: int, work: Callable[..., Result], *args: object) -> Result:
-        """Call `work(*args)` in the learner's thread, and return its result. Sampling and scoring go on meanwhile."""
+        """Call `work(*args)` in the learner's thread, and return its result. Sampling and scoring go on meanwhile. If
+        they fail, the work still ends first. Otherwise the end of the run would cut off a checkpoint that is being
+        written."""
         future = self.learners.thread.submit(work, *args)
-        self._pump_until(future, collector, update)
+        try:
+            self._pump_until(future, collector, update)
+        except Exception:
+            with suppress(Exception):  # the first error is the one to tell
+                future.result(timeout=self.learners.longest)
+            raise
         return future.result(timeout=self.learners.longest)
 
     def _pump_until(self, future: Future, collector: Collector, update: int) -> None:

@@ -11,7 +11,7 @@ from irg_rl.cluster.shared_folder import SharedFolder
 from irg_rl.cluster.shared_memory import free_shared_memory, store_mb
 from irg_rl.config import Recipe, Stage
 from irg_rl.driver.run_folder import Run
-from irg_rl.driver.scorers import embeds_judge
+from irg_rl.driver.scorers import scores_beside_driver
 from rollouts.traffic import store_bytes
 
 LEARNER, ROLLOUT, CRITIC = "learner rank", "rollout actor", "critic"
@@ -29,18 +29,19 @@ def asked_by_rl(recipe: Recipe) -> list[ActorDemand]:
     """Return the actors of RL.
 
     A critic that is alone and needs no GPU is beside the driver. So the groups that wait for their training are on the
-    node without which the run cannot go on anyway. If the driver has started a judge, all critics are beside it,
-    because nothing else reaches the judge.
+    node without which the run cannot go on anyway. If only the machine of the driver reaches a scorer, all critics are
+    there. Critics that need a share of a GPU are asked for last, so that they take what the other actors leave.
     """
     engine = recipe.engine
     if recipe.require_rl().rollouts is not None:
         return [_learners(recipe, engine.learner_ranks)]
-    beside = embeds_judge(recipe) or engine.critics == 1 and not recipe.critic_gpus
-    return [
-        ActorDemand(CRITIC, engine.critics, 1, recipe.critic_gpus, beside_driver=beside),
+    beside = scores_beside_driver(recipe) or engine.critics == 1 and not recipe.critic_gpus
+    critics = ActorDemand(CRITIC, engine.critics, 1, recipe.critic_gpus, beside_driver=beside)
+    others = [
         _learners(recipe, engine.learner_ranks),
         ActorDemand(ROLLOUT, engine.rollout_actors, engine.thread_share(engine.rollout_actors), recipe.rollout_gpus),
     ]
+    return [*others, critics] if recipe.critic_gpus else [critics, *others]
 
 
 def _learners(recipe: Recipe, count: int) -> ActorDemand:

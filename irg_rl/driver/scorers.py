@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from irg_rl.config import Recipe, ScorerRecipe
 from irg_rl.config.rewards import JUDGE_KINDS, WITH_MODEL
 from irg_rl.driver.prepare import as_world
+from irg_rl.environment import is_loopback
 from irg_rl.errors import InputError
 from irg_rl.task import Pixels, task_of
 from irg_rl.trajectory import Prompt
@@ -23,6 +25,21 @@ KEPT = ("cache_folder", "split_folder")
 def embeds_judge(recipe: Recipe) -> bool:
     """Return whether a judge of the recipe has no address, so that the program starts the task's own judge."""
     return any(s.kind == "judge" and s.base_url is None for s in recipe.rewards.scorers)
+
+
+def scores_beside_driver(recipe: Recipe) -> bool:
+    """Return whether a scorer of the recipe can only be reached from the machine of the driver. The program starts the
+    embedded judge on this machine, and a loopback address such as 127.0.0.1 means this machine."""
+    addresses = [str(s.options.get("base_url") or s.base_url or "") for s in recipe.rewards.scorers]
+    return embeds_judge(recipe) or any(_is_here(address) for address in addresses)
+
+
+def _is_here(address: str) -> bool:
+    """Return whether an address of a server means this machine. One that no program can read does not."""
+    try:
+        return is_loopback(urlsplit(address).hostname or "")
+    except ValueError:
+        return False
 
 
 @contextmanager

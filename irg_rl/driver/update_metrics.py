@@ -30,7 +30,22 @@ def summary(groups: list[ScoredSummary], update: int) -> dict[str, float]:
             pairs = [(mean, count) for mean, count in pairs if not math.isnan(mean)]
             if pairs:
                 out[f"reward/{name}/turn{turn}"] = sum(m * c for m, c in pairs) / sum(c for _, c in pairs)
-    return out | pooled({v.critic: v.scorers for v in groups})
+    return out
+
+
+def hear_critics(known: dict[int, Mapping[str, float]], left: list[ScoredSummary]) -> None:
+    """Bring `known` up to date. It has the newest metrics of the scorers of each critic, by the number of the critic.
+    `left` has the summaries of all groups that were scored since the last update. The metrics are counts since the
+    critic began. So those with the most images are the newest ones. Those of a critic that was started again count once
+    it has scored more images than the one before it."""
+    for group in left:
+        if _images(group.scorers) >= _images(known.get(group.critic, {})):
+            known[group.critic] = group.scorers
+
+
+def _images(scorers: Mapping[str, float]) -> float:
+    """Return how many images all scorers of a critic have scored."""
+    return sum(count for name, count in scorers.items() if name.endswith("/images"))
 
 
 def pooled(critics: Mapping[int, Mapping[str, float]]) -> dict[str, float]:

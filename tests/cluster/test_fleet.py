@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import ray
 from ray.exceptions import OutOfMemoryError
 
+from irg_rl.cluster import ray_runtime
 from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, actor_name, wait_for_any
 from irg_rl.cluster.placement import NoRoomError
 from irg_rl.cluster.pulse import Pulse, no_beat
@@ -33,11 +35,11 @@ class Painter:
         time.sleep(seconds)
         return self.paint(number)
 
-    def paint_beating(self, number: int, seconds: float) -> tuple[int, int]:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def paint_when(self, number: int, there: str) -> tuple[int, int]:
+        """Ends when a file is there, and beats meanwhile."""
+        while not Path(there).exists():
             self.beat()
-            time.sleep(0.1)
+            time.sleep(0.05)
         return self.paint(number)
 
     def die_once(self, number: int, death_note: str) -> tuple[int, int]:
@@ -192,21 +194,23 @@ def poll_until(fleet: Fleet, count: int) -> list:
     return found
 
 
-def test_a_busy_actor_holds_up_nobody_and_hears_the_news_before_its_next_unit(make_fleet):
+def test_a_busy_actor_holds_up_nobody_and_hears_the_news_before_its_next_unit(make_fleet, tmp_path):
     """Fails where the news wait for the busy actor, or where its next unit does not wait for the news."""
     fleet = make_fleet(prepare=Weights(1).send)
     fleet.wait_until_serving(2, timeout=60)
-    fleet.submit("slow", "paint_slowly", 1, 2.0)
+    release, release_also = tmp_path / "release", tmp_path / "release also"
+    fleet.submit("slow", "paint_when", 1, str(release))
     for version in (2, 3):
         fleet.post("receive", version, timeout=30, check=require(version))
     for number in range(3):
         fleet.submit(number, "paint", number)
     assert sorted(values(poll_until(fleet, 3))) == [(0, 3), (1, 3), (4, 3)]  # the slow one would give (1, 1)
-    fleet.submit("also slow", "paint_slowly", 3, 2.0)  # the other actor takes it, so the first one takes the last unit
+    fleet.submit("also slow", "paint_when", 3, str(release_also))  # the other actor takes it, so the first is next
     fleet.submit("last", "paint", 2)
-    assert sorted((done.id, done.value) for done in poll_until(fleet, 3)) == [
-        ("also slow", (9, 3)), ("last", (4, 3)), ("slow", (1, 1)),
-    ]  # fmt: skip
+    release.touch()
+    assert sorted((done.id, done.value) for done in poll_until(fleet, 2)) == [("last", (4, 3)), ("slow", (1, 1))]
+    release_also.touch()
+    assert values(poll_until(fleet, 1)) == [(9, 3)]
 
 
 def test_a_wrong_answer_to_news_is_raised_and_a_late_one_costs_the_actor(make_fleet):
@@ -244,23 +248,92 @@ def test_a_hanging_unit_is_killed_at_its_deadline_and_done_again(make_fleet, tmp
     assert result.value == (16, 0) and result.attempts == 2
 
 
-def test_an_actor_that_stops_is_found_by_its_silence_and_one_that_works_long_is_not(local_ray):
-    """Its unit may take ten minutes. Only the heartbeats end the wait."""
-    pulse = Pulse(limit=2.0)
+def test_an_actor_that_stops_is_found_by_its_silence_and_one_that_works_long_is_not(local_ray, tmp_path):
+    """A unit may take ten minutes. Only the heartbeats end the wait. The first actor works for longer than the limit,
+    until the second one is found."""
+    pulse, release = Pulse(limit=6.0), tmp_path / "release"
     fleet = Fleet(
         "painters", lambda index: Painter.remote(pulse.beat(actor_name("painters", index))),
-        FleetSettings(1, unit_timeout=600.0, backoff=0.05), pulse=pulse,
+        FleetSettings(2, unit_timeout=600.0, backoff=0.05), pulse=pulse,
     )  # fmt: skip
     try:
-        assert values(fleet.run([("long", "paint_beating", (3, 4.0))], timeout=60)) == [(9, 0)]
-        assert fleet.losses == []
-        pid = bounded_get(fleet.actors()[0].pid.remote(), 30, "pid")
-        fleet.submit("stopped", "paint_beating", 2, 0.5)
-        os.kill(pid, signal.SIGSTOP)
+        fleet.wait_until_serving(2, timeout=60)
+        fleet.submit("long", "paint_when", 3, str(release))
+        os.kill(bounded_get(fleet.actors()[1].pid.remote(), 30, "pid"), signal.SIGSTOP)
+        fleet.submit("stopped", "paint", 2)
         assert values(poll_until(fleet, 1)) == [(4, 0)]
-        assert fleet.losses == ["painters 0: no heartbeat; unit 'stopped' again"]
+        assert fleet.losses == ["painters 1: no heartbeat; unit 'stopped' again"]
+        release.touch()
+        assert values(poll_until(fleet, 1)) == [(9, 0)] and len(fleet.losses) == 1
     finally:
         fleet.stop()
+
+
+class Clock:
+    """A clock that the test turns."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class SaysSilent:
+    """A board whose answer is always that the painter has been silent for very long."""
+
+    def __init__(self):
+        self.silent, self.asked = self, 0
+
+    def remote(self):
+        self.asked += 1
+        return ray.put({"painters 0": 1e9})
+
+
+def test_an_old_answer_about_silence_takes_no_actor_and_a_fresh_one_does(local_ray):
+    """The answer was kept from unit to unit. An answer from before the unit killed healthy actors."""
+    clock = Clock()
+    pulse = Pulse(10.0, clock)
+    pulse.board = SaysSilent()
+    fleet = Fleet(
+        "painters", lambda index: Painter.remote(), FleetSettings(1, backoff=0.05), clock=clock, pulse=pulse
+    )  # fmt: skip
+    try:
+        fleet.wait_until_serving(1, timeout=60)
+        clock.now = 200.0
+        fleet.submit("long", "paint_slowly", 3, 600.0)
+        clock.now = 209.5
+        assert pulse.silence("painters 0", since=209.5) == 1e9 and pulse.silence("painters 0", since=209.6) == 0
+        clock.now = 210.2  # the unit is older than the limit, and it is too early to ask again
+        assert fleet.poll(0.0) == [] and fleet.losses == [] and pulse.board.asked == 1
+        clock.now = 211.0
+        assert fleet.poll(0.0) == [] and pulse.board.asked == 2
+        assert fleet.losses == ["painters 0: no heartbeat; unit 'long' again"]
+    finally:
+        fleet.stop()
+
+
+def test_all_actors_are_killed_within_one_deadline_and_those_that_may_live_are_named(make_fleet, monkeypatch):
+    fleet, release, kill = make_fleet(size=4), threading.Event(), ray.kill
+    fleet.wait_until_serving(4, timeout=60)
+    stuck = fleet.actors()[1:]
+
+    def hang(actor, no_restart):
+        if actor in stuck[1:]:
+            release.wait(60)
+        if actor is stuck[0]:
+            raise TypeError("no such actor")
+        kill(actor, no_restart=no_restart)
+
+    monkeypatch.setattr(ray, "kill", hang)
+    monkeypatch.setattr(ray_runtime, "KILL_S", 3.0)
+    began = time.monotonic()
+    fleet.stop()
+    assert time.monotonic() - began < 2 * 3.0
+    late = "Ray has not killed it in 3 s"
+    assert fleet.losses == ["painters 1: TypeError: no such actor", f"painters 2: {late}", f"painters 3: {late}"]
+    release.set()
+    for actor in stuck:
+        kill(actor)
 
 
 def test_a_unit_that_always_kills_its_actor_ends_the_run_with_its_name(make_fleet):

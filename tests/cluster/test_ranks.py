@@ -55,6 +55,16 @@ def test_a_rank_that_dies_while_nothing_is_called_is_found_by_a_check(ranks):
             time.sleep(0.1)
 
 
+def test_a_rank_that_could_not_be_killed_is_named(ranks, monkeypatch):
+    def fail(actor, no_restart):
+        raise OSError("the server of Ray hangs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "kill", fail)
+        ranks.stop()
+    assert ranks.losses == [f"learner {rank}: OSError: the server of Ray hangs" for rank in range(2)]
+
+
 def test_an_error_of_all_ranks_stays_what_it_is(ranks):
     with pytest.raises(RuntimeError, match="rank . cannot count"):
         ranks.call("fail", timeout=60)

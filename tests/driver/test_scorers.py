@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from irg_rl.algorithms.base import reward_weights
 from irg_rl.config import RewardRecipe
+from irg_rl.driver.room import CRITIC, LEARNER, ROLLOUT, asked_by_rl
 from irg_rl.driver.run_folder import Run
 from irg_rl.driver.scorers import scorer_specs
 from rewards.build import ScorerSpec
@@ -54,6 +57,33 @@ def test_folders_of_a_judge_are_those_of_the_caller_whatever_the_folder_of_the_a
     folders = {"split_folder": "splits", "cache_folder": "/kept"}
     options = specs(recipe, parts | {"options": folders})["p"]["options"]
     assert (options["split_folder"], options["cache_folder"]) == (str(tmp_path / "splits"), "/kept")
+
+
+@pytest.mark.parametrize(("scorer", "here"), [
+    ({"kind": "judge"}, True),
+    ({"kind": "judge", "base_url": "http://127.0.0.1:8000/v1"}, True),
+    ({"kind": "judge", "base_url": "http://localhost:8000/v1"}, True),
+    ({"kind": "geneval2", "base_url": "http://[::1]:8000/v1"}, True),
+    ({"kind": "judge", "base_url": "http://10.0.0.7:8000/v1"}, False),
+    ({"kind": "judge", "base_url": "http://[no address"}, False),
+    ({"kind": "verifier"}, False),
+])  # fmt: skip
+def test_critics_that_ask_a_server_of_this_machine_stay_beside_the_driver(recipe, scorer, here):
+    """Critics on other nodes asked their own machine for the judge."""
+    rewards = RewardRecipe(scorers=[{"name": "s", **scorer}])
+    engine = recipe.engine.model_copy(update={"critics": 2})
+    one = recipe.model_copy(update={"rewards": rewards, "engine": engine})
+    assert [asked.beside_driver for asked in asked_by_rl(one) if asked.name == CRITIC] == [here]
+
+
+def test_critics_on_gpus_take_what_learners_and_rollout_actors_leave(recipe):
+    """Several critics filled a GPU that a rollout actor needed."""
+    clip = RewardRecipe(scorers=[{"name": "c", "kind": "clip", "path": "/m/clip"}])
+    on_cpu = recipe.model_copy(update={"rewards": clip})
+    assert [asked.name for asked in asked_by_rl(on_cpu)] == [CRITIC, LEARNER, ROLLOUT]
+    engine = recipe.engine.model_copy(update={"device": "cuda", "critics": 2})
+    on_gpu = on_cpu.model_copy(update={"engine": engine})
+    assert on_gpu.critic_gpus > 0 and [asked.name for asked in asked_by_rl(on_gpu)] == [LEARNER, ROLLOUT, CRITIC]
 
 
 def test_held_out_scorers_have_no_weight_in_the_reward(recipe):
