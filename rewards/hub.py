@@ -63,7 +63,8 @@ class RewardHub:
 
     retries: largest number of times that an image is scored again after a scorer has failed for it.
     max_failure_share: largest allowed share of failed images of one scorer. An image has failed if it has no score
-    after all tries. The share is computed over the last `window` images of the scorer.
+    after all tries. The share is computed over the last `window` images of the scorer. Each hub counts for itself, so
+    in RL each critic does.
     min_images: the share is not checked before a scorer has seen this number of images.
     """
 

@@ -16,6 +16,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 from ray.cluster_utils import Cluster
 
+from irg_rl import faults
 from irg_rl.cluster import placement, shared_folder
 from irg_rl.cluster.attached import AttachedRay
 from irg_rl.cluster.fleet import Fleet, FleetSettings, Health
@@ -23,6 +24,7 @@ from irg_rl.cluster.placement import ActorDemand, PlacementError, living_nodes, 
 from irg_rl.cluster.ranks import RankError, Ranks
 from irg_rl.cluster.ray_runtime import RaySettings, RayStartError
 from irg_rl.cluster.shared_folder import SharedFolder, SharedFolderError
+from irg_rl.config.faults import Fault
 from irg_rl.driver.checks import cluster_problems
 from irg_rl.driver.collector import Collector
 from irg_rl.driver.rl_loop import reinforce
@@ -85,21 +87,19 @@ def same(one: dict, other: dict) -> bool:
 def test_four_nodes_and_a_critic_that_dies_make_the_weights_of_one_machine_with_one_critic(
     cluster, alone, world, tmp_path, monkeypatch
 ):
-    """Two learner ranks, two rollout actors and two critics are spread over the nodes. The first critic is killed with
-    its group in the second update."""
-    more, began, killed = [cluster.add_node(num_cpus=CPUS) for _ in range(2)], Collector.admit, []
-
-    def admit(self, update: int) -> None:
-        began(self, update)
-        if update == 1 and not killed:
-            killed.append(self.critics.actors()[0])
-            ray.kill(killed[0])
-
-    monkeypatch.setattr(Collector, "admit", admit)
+    """Two learner ranks, two rollout actors and two critics are spread over the nodes. A critic dies while it scores a
+    group of the second update."""
+    more = [cluster.add_node(num_cpus=CPUS) for _ in range(2)]
+    monkeypatch.setenv(faults.ALLOWED, "1")
     run = run_of(world, tmp_path, address=cluster.address, placement="spread", critics=2)
-    weights, facts = trained(run)
+    faults.arm(run.folder, [Fault(what="kill", where="critic", step=1).model_dump()])
+    try:
+        weights, facts = trained(run)
+    finally:
+        faults.arm(run.folder, [])
     assert same(weights, alone[0]) and {**facts, "losses": []} == alone[1]
-    assert len(killed) == 1 and all(line.startswith("critic 0: ") for line in facts["losses"])
+    [loss] = facts["losses"]
+    assert loss.startswith("critic ") and loss.endswith(" again") and faults.happened(run.folder) == 1
     with AttachedRay(cluster.address, "after"):
         end = time.monotonic() + 30
         while any(node.free.get("CPU") != CPUS for node in living_nodes()):
