@@ -163,7 +163,7 @@ class RewardRecipe(Section):
     """True: while the learner of RL works, the clip, hps, pickscore and mllm models are in main memory and not on their
     GPU. So a learner on the same GPU has more room. It needs `engine.gpu_share` below 1 and `rl.staleness` 0."""
     max_failure_share: Share = 0.2
-    """The run stops if more than this share of a scorer's recent scores failed."""
+    """The run stops if more than this share of a scorer's recent scores failed. Each critic counts for itself."""
     judge_errs: Share = Field(default=0.0, exclude_if=lambda share: not share)
     """Only for the embedded judge: share of its answers that are turned around on purpose, so that yes becomes no and 1
     becomes 2. With it you can measure how RL copes with a judge that errs."""
