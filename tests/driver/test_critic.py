@@ -1,5 +1,6 @@
 """The critic on groups made by hand, with scorers whose answers are known."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from irg_rl.cluster.slots import SlotBuffer
 from irg_rl.config import load_recipe
 from irg_rl.driver.critic import CreditSettings, Critic, CriticSettings
 from irg_rl.driver.rl_loop import collector_of
-from irg_rl.driver.update_metrics import summary
+from irg_rl.driver.update_metrics import hear_critics, pooled, summary
 from irg_rl.errors import InputError
 from irg_rl.trajectory import Group, Prompt
 from rewards.base import ScorerUnavailable
@@ -76,7 +77,9 @@ def test_a_group_that_the_clamp_leaves_without_advantages_is_empty():
 def test_what_the_scorers_cost_and_how_often_they_failed_reaches_the_metrics():
     judge = critic(BRIGHTNESS, FLAKY)
     summaries = [judge.score_group(painted([51, 102], [0, 51]))[0] for _ in range(2)]
-    metrics = summary(summaries, 0)
+    scorers: dict[int, Mapping[str, float]] = {}
+    hear_critics(scorers, summaries)
+    metrics = summary(summaries, 0) | pooled(scorers)
     assert metrics["reward/flaky/images"] == 8 and metrics["reward/flaky/failed"] == 2
     assert metrics["reward/brightness/seconds_per_image"] >= 0 and metrics["dropped_samples"] == 2
 
