@@ -8,9 +8,7 @@ Nobody waits for anybody. If the board dies, nothing is known, and only deadline
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -18,14 +16,8 @@ from ray import ObjectRef
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from irg_rl.cluster.beats import Beat
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
-
-BEAT_S = 1.0
-"""Shortest time in seconds between two beats of an actor."""
-
-
-def no_beat() -> None:
-    """Take the place of `Beat` in an actor that nobody watches."""
 
 
 class Board:
@@ -41,38 +33,6 @@ class Board:
         """Return the name of each actor -> seconds since its last beat."""
         now = time.monotonic()
         return {name: now - last for name, last in self._last.items()}
-
-
-class Beat:
-    """Tells the board that an actor works, at most once in BEAT_S seconds, without waiting. `name` is the name of the
-    actor."""
-
-    def __init__(self, board: Any, name: str) -> None:
-        self.board, self.name = board, name
-        self._last = float("-inf")
-
-    def __call__(self) -> None:
-        now = time.monotonic()
-        if now - self._last >= BEAT_S:
-            self._last = now
-            self.board.beat.remote(self.name)
-
-
-@contextmanager
-def beating(beat: Callable[[], None]) -> Iterator[None]:
-    """Give a context (for `with`) during which a thread beats. This is for work whose pieces may take long, such as
-    questions to a judge, which have deadlines of their own. It shows that the process lives."""
-    ended = Event()
-
-    def run() -> None:
-        while not ended.wait(BEAT_S):
-            beat()
-
-    Thread(target=run, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
 
 
 class Pulse:

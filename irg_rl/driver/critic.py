@@ -16,7 +16,7 @@ from irg_rl.algorithms.base import (
     scorer_conditions,
     segment_weights,
 )
-from irg_rl.cluster.pulse import beating, no_beat
+from irg_rl.cluster.beats import beating, no_beat
 from irg_rl.cluster.threads import take_thread_share
 from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named

@@ -6,9 +6,10 @@ from pathlib import Path
 import ray
 from ray.actor import ActorProxy
 
+from irg_rl.cluster.beats import no_beat
 from irg_rl.cluster.fleet import Fleet, FleetSettings, actor_name
 from irg_rl.cluster.placement import ActorRoom
-from irg_rl.cluster.pulse import Pulse, no_beat
+from irg_rl.cluster.pulse import Pulse
 from irg_rl.cluster.ray_runtime import actor_options
 from irg_rl.config import adapters_of
 from irg_rl.driver.critic import Critic, CriticSettings

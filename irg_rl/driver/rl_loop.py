@@ -50,7 +50,7 @@ from irg_rl.report.tracking import Tracker
 from irg_rl.trajectory import Prompt
 from rollouts.traffic import store_bytes
 
-Result = TypeVar("Result")
+Returned = TypeVar("Returned")
 LOGGED_TRAJECTORIES = 8
 """Largest number of trajectories that a look at RL logs to wandb, as strips of images and as a table."""
 
@@ -213,7 +213,7 @@ class Loop:
             collector.admit(self.learners.updates)
         return message
 
-    def _meanwhile(self, collector: Collector, update: int, work: Callable[..., Result], *args: object) -> Result:
+    def _meanwhile(self, collector: Collector, update: int, work: Callable[..., Returned], *args: object) -> Returned:
         """Call `work(*args)` in the learner's thread, and return its result. Sampling and scoring go on meanwhile. If
         they fail, the work still ends first. Otherwise the end of the run would cut off a checkpoint that is being
         written."""

@@ -14,7 +14,7 @@ from irg_rl.trajectory import Prompt
 
 LONGEST_NAME = 240
 """Largest length of a file name in bytes, without its ending. File systems allow 255 bytes including the ending."""
-Form = TypeVar("Form", list[Any], dict[str, Any])
+Json = TypeVar("Json", list[Any], dict[str, Any])
 _FORMS = {list: "list", dict: "object"}
 
 
@@ -211,7 +211,7 @@ def whole_lines(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str
             problems.append(f"{path}, line {number}: no JSON object (cut off?): {text[:60]!r}")
 
 
-def whole_json(path: Path, problems: list[str], form: type[Form]) -> Form | None:
+def whole_json(path: Path, problems: list[str], form: type[Json]) -> Json | None:
     """Read a JSON *result* file and return its content, which must be a `form`, a list or a dict. If it is not, or if
     the file is not valid JSON, for example because it ends in the middle, return None and add a message to
     `problems`."""

@@ -11,9 +11,10 @@ import ray
 from ray.exceptions import OutOfMemoryError
 
 from irg_rl.cluster import ray_runtime
+from irg_rl.cluster.beats import no_beat
 from irg_rl.cluster.fleet import Fleet, FleetError, FleetSettings, Health, actor_name, wait_for_any
 from irg_rl.cluster.placement import NoRoomError
-from irg_rl.cluster.pulse import Pulse, no_beat
+from irg_rl.cluster.pulse import Pulse
 from irg_rl.cluster.ray_runtime import WaitTimeoutError, bounded_get
 
 
