@@ -48,8 +48,8 @@ FOG = next(sky for sky in (f"fog number {n} over a lake" for n in range(99)) if 
 """The one prompt that the judge gives no answer about."""
 OWN = 40
 """How many trajectories the model draws between the stages of SFT."""
-OF_RL = ("bagel-irgl", "bagel-grpo", "bagel-lora-nft", "bagel-lora-awm", "bagel-lora-dpo")
-"""The recipes that train with RL to the end. bagel-irgl has the RL of bagel-lora-grpo."""
+OF_RL = ("bagel-irgl", "bagel-lora-grpo", "bagel-grpo", "bagel-lora-nft", "bagel-lora-awm", "bagel-lora-dpo")
+"""The recipes that train with RL to the end. The others start from the SFT of bagel-irgl."""
 RANKS = {"bagel-grpo": 2}
 OPTIONS = {
     "bagel-lora-nft": {"times_per_image": 2}, "bagel-lora-awm": {"times_per_image": 2},
