@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from irg_rl.errors import InputError
-from irg_rl.trajectory import Group, ImageSegment, Prompt, SamplingLaw, Segment, TextSegment, Trajectory
+from irg_rl.trajectory import Group, ImageSegment, Prompt, SamplingLaw, Segment, Statement, TextSegment, Trajectory
 
 WORDS, TENSORS = "groups.json", "tensors.safetensors"
 FACTS = "rollouts.json"
@@ -61,7 +61,8 @@ def for_looking(groups: Sequence[Group], most_groups: int, most_bytes: int) -> l
 
 def _without_steps(segment: Segment) -> Segment:
     if isinstance(segment, TextSegment):
-        return replace(segment, ids=segment.ids[:0], logprobs=segment.logprobs[:0])
+        nothing = {"ends": None, "token_advantages": None}
+        return replace(segment, ids=segment.ids[:0], logprobs=segment.logprobs[:0], **nothing)
     tensors = ("latent", "x", "x_next", "mean", "t", "t_next", "logprobs")
     return replace(segment, drawn=None, **{name: vars(segment)[name][:0] for name in tensors})
 
@@ -147,7 +148,11 @@ def _group(group: Group, segments: dict[int, tuple[int, Segment]]) -> dict:
 
 
 def _segment(entry: dict, tensors: dict[str, Tensor]) -> Segment:
-    words = {name: tuple(value) if name == "grid" else value for name, value in entry.items() if name != "kind"}
+    words: dict[str, Any] = {name: value for name, value in entry.items() if name != "kind"}
+    if "grid" in words:
+        words["grid"] = tuple(words["grid"])
+    if "statements" in words:
+        words["statements"] = {name: [Statement(*one) for one in own] for name, own in words["statements"].items()}
     return _KINDS[entry["kind"]](**words, **tensors)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from irg_rl.config import Recipe, Section
 from irg_rl.config.task import task_class, task_settings
-from irg_rl.trajectory import Prompt
+from irg_rl.trajectory import Prompt, Statement
 
 Pixels = UInt8[np.ndarray, "H W 3"]
 SPLITS = ("train", "validation", "test")
@@ -124,6 +124,11 @@ class Task(ABC, Generic[Settings]):
         task cannot know."""
         right = self.check_reflection(text, image, prompt)
         return None if right is None else float(right)
+
+    def statements(self, text: str, image: Pixels, prompt: Prompt) -> list[Statement] | None:
+        """Return the single statements of the reflection `text` on the picture, each with a score from 0 to 1 that says
+        how true it is. Return None if the task cannot know."""
+        return None
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
         """Return how well the image `after` follows the reflection `text`, as a number from 0 to 1. The reflection asks

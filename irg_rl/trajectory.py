@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -39,6 +40,15 @@ class Prompt:
     metadata: dict = field(default_factory=dict)
 
 
+class Statement(NamedTuple):
+    """A part of a reflection that is true or false by itself. It is `text[begin:end]`. `score` says how true it is, in
+    [0, 1]."""
+
+    begin: int
+    end: int
+    score: float
+
+
 @dataclass
 class TextSegment:
     """The sampled text of one turn.
@@ -58,6 +68,9 @@ class TextSegment:
     parent: int | None = None  # index of the segment that this text continues; None: it continues the prompt
     advantage: float | None = None  # set by credit.assign
     scores: dict[str, float | None] = field(default_factory=dict)  # by scorer of reflections; None: the scorer failed
+    ends: Int[Tensor, "T"] | None = None  # characters of `text` up to the end of each token; None: not recorded
+    statements: dict[str, list["Statement"]] = field(default_factory=dict)  # by scorer of statements
+    token_advantages: Float[Tensor, "T"] | None = None  # added to `advantage`; None: no statement of it is scored
 
     modality = Modality.TEXT
 

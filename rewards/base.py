@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from irg_rl.errors import UserError
-from irg_rl.trajectory import Prompt
+from irg_rl.trajectory import Prompt, Statement
 
 Image = np.ndarray  # uint8, (height, width, 3), RGB
 Score = float | None  # None: failed
@@ -32,7 +32,7 @@ class TooManyFailures(UserError, RuntimeError):
 
 
 class Scorer(Protocol):
-    """What every scorer has. In addition, it has the method of at least one of the four forms below. The setting `of`
+    """What every scorer has. In addition, it has the method of at least one of the five forms below. The setting `of`
     in a recipe says which form a run uses."""
 
     name: str
@@ -58,6 +58,19 @@ class ReflectionScorer(Protocol):
     def score_reflections(self, images: list[Image], prompts: list[Prompt], texts: list[str]) -> list[Score]:
         """Return one score per reflection. It says how true the text `texts[i]` is about `images[i]`, which was drawn
         for `prompts[i]`."""
+        ...
+
+
+@runtime_checkable
+class StatementScorer(Protocol):
+    """A scorer of the single statements of reflections (`of: statement` in a recipe)."""
+
+    def score_statements(
+        self, images: list[Image], prompts: list[Prompt], texts: list[str]
+    ) -> list[list[Statement] | None]:
+        """Return the statements of each reflection, with a score in [0, 1] for each of them. The text `texts[i]` is
+        about `images[i]`, which was drawn for `prompts[i]`. Statements do not overlap, and they need not cover the
+        whole text. An entry is None if the scorer failed. The list of a text without statements is empty."""
         ...
 
 
@@ -112,6 +125,11 @@ class Counting(Protocol):
         """Return a dict: name of an event -> how often it has happened since the scorer was created. An example of an
         event is a text that the scorer had to shorten."""
         ...
+
+
+def share_true(statements: Sequence[Statement]) -> float:
+    """Return the mean score of the statements of a text, or 0 if it makes none."""
+    return sum(one.score for one in statements) / max(len(statements), 1)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from rewards.base import (
     ReflectionScorer,
     Scorer,
     ScorerUnavailable,
+    StatementScorer,
 )
 from rewards.functions import constructor_of
 
@@ -75,6 +76,7 @@ KINDS = {
 FORMS: dict[str, tuple[type, ...]] = {
     "image": (ImageScorer,),
     "reflection": (ReflectionScorer,),
+    "statement": (StatementScorer,),
     "edit": (EditScorer,),
     "group": (GroupScorer, Preferring),
 }

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from irg_rl.prompts import fits
-from irg_rl.trajectory import Prompt
+from irg_rl.trajectory import Prompt, Statement
 from rewards.base import (
     Counting,
     GroupScorer,
@@ -25,6 +25,7 @@ from rewards.base import (
     ScorerUnavailable,
     TooManyFailures,
     require_pairs,
+    share_true,
 )
 from rewards.build import ScorerSpec, build_scorer, can_score
 from rewards.pairwise import compare_all
@@ -113,7 +114,8 @@ class RewardHub:
                 raise ScorerUnavailable(f"scorer {name!r}: {error}") from error
 
     def score(self, images: list[Image], prompts: list[Prompt]) -> dict[str, list[Score]]:
-        """Score images with all image scorers. (Other scorers score reflections, edits or whole groups.) Returns a
+        """Score images with all image scorers. (Other scorers score reflections, their statements, edits
+        or whole groups.) Returns a
         dict: name of the scorer -> one score per image. `images[i]` was drawn for `prompts[i]`. A score is None if the
         scorer failed in all tries, or if it is not used for the prompt.
 
@@ -153,6 +155,31 @@ class RewardHub:
             for name in self.names("reflection")
         }
 
+    def score_statements(
+        self, images: list[Image], prompts: list[Prompt], texts: list[str]
+    ) -> dict[str, list[list[Statement] | None]]:
+        """Score the single statements of reflections with all scorers of statements. Returns a dict: name of the scorer
+        -> one list of statements per reflection. The text `texts[i]` is about `images[i]`, which was drawn for
+        `prompts[i]`. A list is None if the scorer failed in all tries, or if it is not used for the prompt. Raises
+        TooManyFailures if a scorer fails too often."""
+        require_pairs(images, prompts)
+        return {name: self._statements(name, images, prompts, texts) for name in self.names("statement")}
+
+    def _statements(
+        self, name: str, images: list[Image], prompts: list[Prompt], texts: list[str]
+    ) -> list[list[Statement] | None]:
+        found: list[list[Statement] | None] = [None] * len(texts)
+
+        def call(scorer: Any, columns: list[list[Any]]) -> list[Score]:
+            *asked, places = columns
+            answers = scorer.score_statements(*asked)
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
+            return [None if answer is None else share_true(answer) for answer in answers]
+
+        scores = self._values(name, prompts, call, images, prompts, texts, range(len(texts)))
+        return [None if score is None else answer for score, answer in zip(scores, found, strict=True)]
+
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]
     ) -> dict[str, list[Score]]:
@@ -169,8 +196,8 @@ class RewardHub:
         }
 
     def names(self, *forms: str, prompt: Prompt | None = None) -> list[str]:
-        """Return the names of the scorers of these forms ("image", "reflection", "edit" or "group"). If `prompt` is
-        given, leave out scorers that are not used for it."""
+        """Return the names of the scorers of these forms ("image", "reflection", "statement", "edit" or "group").
+        If `prompt` is given, leave out scorers that are not used for it."""
         return [
             spec.name for spec in self.specs if spec.of in forms and (prompt is None or self.used(spec.name, prompt))
         ]

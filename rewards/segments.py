@@ -3,15 +3,16 @@ texts about its images) and for edits (changes from one image to the next). Refl
 too."""
 
 from irg_rl.trajectory import Group, ImageSegment, Prompt, TextSegment, score_images
-from rewards.base import Image, Score
+from rewards.base import Image, Score, share_true
 from rewards.hub import RewardHub
 
 
 def score_group(group: Group, hub: RewardHub) -> None:
     """Score all images of a group, and also its reflections and edits (changes from one image to the next). `hub` has
-    the scorers. The scores are stored in three places:
+    the scorers. The scores are stored in four places:
     * scores of an image, also of its comparison with the rest of the group: field `rewards` of its trajectories
     * scores of a reflection: field `scores` of the reflection
+    * scores of its single statements: field `statements` of the reflection, and their mean in `scores`
     * scores of an edit: field `scores` of the refined image
 
     A text or image that several trajectories share is scored only once. A scorer that is not used for the prompt of the
@@ -41,13 +42,8 @@ def score_segments(group: Group, hub: RewardHub) -> None:
             reflections[id(text)] = (text, before)
             if text.turn in images:
                 edits[id(images[text.turn])] = (before, text, images[text.turn])
-    if (names := hub.names("reflection", prompt=group.prompt)) and reflections:
-        texts, looked_at = zip(*reflections.values())
-        found = hub.score_reflections(
-            [image.pixels.numpy() for image in looked_at], [group.prompt] * len(texts), [text.text for text in texts]
-        )
-        for number, text in enumerate(texts):
-            text.scores = {name: found[name][number] for name in names}
+    if reflections:
+        _score_reflections(list(reflections.values()), group.prompt, hub)
     if (names := hub.names("edit", prompt=group.prompt)) and edits:
         before, texts, after = zip(*edits.values())
         found = hub.score_edits(
@@ -56,3 +52,17 @@ def score_segments(group: Group, hub: RewardHub) -> None:
         )  # fmt: skip
         for number, image in enumerate(after):
             image.scores = {name: found[name][number] for name in names}
+
+
+def _score_reflections(asked: list[tuple[TextSegment, ImageSegment]], prompt: Prompt, hub: RewardHub) -> None:
+    """Score reflections, and the single statements in them. `asked` has each reflection with the image before it."""
+    texts = [text for text, _ in asked]
+    columns = [image.pixels.numpy() for _, image in asked], [prompt] * len(texts), [text.text for text in texts]
+    whole, parts = hub.names("reflection", prompt=prompt), hub.names("statement", prompt=prompt)
+    of_texts = hub.score_reflections(*columns) if whole else {}
+    of_statements = hub.score_statements(*columns) if parts else {}
+    for number, text in enumerate(texts):
+        text.scores = {name: of_texts[name][number] for name in whole}
+        found = {name: of_statements[name][number] for name in parts}
+        text.scores |= {name: None if own is None else share_true(own) for name, own in found.items()}
+        text.statements = {name: own for name, own in found.items() if own is not None}

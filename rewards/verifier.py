@@ -4,7 +4,7 @@ that can judge images without another scorer."""
 from collections.abc import Mapping
 
 from irg_rl.task import make_task
-from irg_rl.trajectory import Prompt
+from irg_rl.trajectory import Prompt, Statement
 from rewards.base import Image, Score, ScorerUnavailable, require_pairs
 
 
@@ -52,6 +52,18 @@ class VerifierScorer:
         require_pairs(images, prompts)
         scores = [self.task.truth(*item) for item in zip(texts, images, prompts, strict=True)]
         return self._known(scores, "whether a reflection is true")
+
+    def score_statements(
+        self, images: list[Image], prompts: list[Prompt], texts: list[str]
+    ) -> list[list[Statement] | None]:
+        """Return the statements of each reflection, with a score in [0, 1] for each of them. The score says how true
+        the statement is about the image, in the judgement of the task. An entry is None if the task cannot judge the
+        text."""
+        require_pairs(images, prompts)
+        found = [self.task.statements(*item) for item in zip(texts, images, prompts, strict=True)]
+        if None in found:
+            self.last_error = "the task cannot know whether a statement is true"
+        return found
 
     def score_edits(
         self, before: list[Image], texts: list[str], after: list[Image], prompts: list[Prompt]

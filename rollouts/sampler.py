@@ -254,9 +254,13 @@ class _Batch:
         return request.noise(turn)
 
     def _text_segment(self, written: SampledText, turn: int) -> TextSegment:
-        text = self.sampler.tokenizer.decode(self._open(written.ids).tolist())
+        ids = self._open(written.ids).tolist()
+        text = self.sampler.tokenizer.decode(ids)
+        ends = self.sampler.tokenizer.ends(ids)
+        ends += [len(text)] * (len(written.ids) - len(ids))  # the end-of-text token adds nothing
+        ends = torch.tensor(ends, dtype=torch.int32)
         stop = turn > 0 and self.sampler.is_stop(text)
-        return TextSegment(turn, written.ids, written.logprobs, text, written.finished, stop)
+        return TextSegment(turn, written.ids, written.logprobs, text, written.finished, stop, ends=ends)
 
     def _append(self, row: int, segment: Segment) -> None:
         segments = self.segments[row]

@@ -39,7 +39,7 @@ from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
 from irg_rl.prompts import fits
 from irg_rl.sections import Section
-from irg_rl.trajectory import Group, Prompt, SamplingLaw, Trajectory
+from irg_rl.trajectory import Group, Modality, Prompt, SamplingLaw, Trajectory
 
 LOSS_TERMS = TEXT, IMAGE = "text", "image"
 """Names of the terms of the loss. The gradient norm of each term can be measured (`rl.probe_every`)."""
@@ -103,7 +103,18 @@ def reward_weights(recipe: Recipe) -> dict[str, float]:
 def segment_weights(recipe: Recipe) -> dict[str, float]:
     """Return a dict from scorer name to weight, for the scorers of reflections and edits. Held-out scorers are left
     out, because their scores are only logged."""
-    return {s.name: s.weight for s in recipe.rewards.scorers if s.of not in OF_IMAGES and not s.held_out}
+    return {s.name: s.weight for s in recipe.rewards.scorers if s.of in ("reflection", "edit") and not s.held_out}
+
+
+def statement_weights(recipe: Recipe) -> dict[str, float]:
+    """Return a dict from scorer name to weight, for the scorers of single statements that are not held out."""
+    return {s.name: s.weight for s in recipe.rewards.scorers if s.of == "statement" and not s.held_out}
+
+
+def held_modalities(recipe: Recipe) -> tuple[Modality, ...]:
+    """Return the modalities whose segments a KL term holds near the reference model."""
+    rl = recipe.require_rl()
+    return tuple(one for one, weight in ((Modality.TEXT, rl.kl_text), (Modality.IMAGE, rl.kl_image)) if weight)
 
 
 def scorer_conditions(recipe: Recipe) -> dict[str, Mapping[str, Any]]:

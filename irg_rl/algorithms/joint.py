@@ -30,7 +30,7 @@ from irg_rl.learner.update import Loss
 from irg_rl.losses import clip, flow, text
 from irg_rl.model.pack import Pack
 from irg_rl.model.unified import ModelOutput
-from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, Trajectory, trees
+from irg_rl.trajectory import Group, ImageSegment, SamplingLaw, TextSegment, Trajectory, trees
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PackTexts:
 
     logp: Float[Tensor, "B T"]
     old: Float[Tensor, "B T"]  # log-probabilities under the old policy, without gradient
-    advantages: Float[Tensor, "B"]
+    advantages: Float[Tensor, "B T"]
     mask: Bool[Tensor, "B T"]
     reference: Float[Tensor, "B T"] | None = None  # log-probabilities under the base model
     mismatch: Float[Tensor, "B T"] | None = None  # weights that correct for the sampler's different arithmetic
@@ -201,7 +201,7 @@ class JointLoss:
         logp = _pad([scores.texts[i].logprobs for i, *_ in chosen])
         mask = _pad([torch.ones_like(scores.texts[i].logprobs, dtype=torch.bool) for i, *_ in chosen])
         old = _pad([self._old.text[ref.trajectory, ref.segment] for ref in refs]).to(device)
-        advantages = torch.tensor([advantage for *_, advantage in chosen], device=device)
+        advantages = _pad([self._advantages(ref, len(scores.texts[i].logprobs)) for i, ref, _ in chosen]).to(device)
         logp_ref = None if reference is None else _pad([reference.texts[i].logprobs for i, *_ in chosen])
         tokens = PackTexts(logp, old, advantages, mask, logp_ref, self._mismatch(refs, old, mask))
         total = text.aggregate(self._algorithm.text_loss(tokens), mask, shared.text_loss, totals[TEXT])
@@ -257,7 +257,7 @@ class JointLoss:
         extra: Mapping[str, Tensor],
     ) -> None:
         count = log_ratio.numel()
-        advantages = torch.full_like(log_ratio, self._advantage(ref) or 0.0)
+        advantages = self._advantages(ref, count).to(log_ratio.device)
         numbers = clip.ratio_metrics(log_ratio.exp(), log_ratio, advantages, *bounds)
         largest = {"ratio_max": float(numbers.pop("ratio_max")), "log_ratio_max": float(log_ratio.abs().max())}
         sums = {key: float(value) * count for key, value in numbers.items()}
@@ -276,8 +276,7 @@ class JointLoss:
         """Add metrics to the log of the loss. Each tensor in `values` has one number per token or step."""
         name = f"{modality}/turn{ref.of(self._trajectories).turn}/"
         sums = {**sums, **{key: float(value.sum()) for key, value in values.items()}}
-        advantage = self._advantage(ref) or 0.0
-        sums |= {"advantage": float(torch.full((count,), advantage).sum()), "count": float(count)}
+        sums |= {"advantage": float(self._advantages(ref, count).sum()), "count": float(count)}
         for key, value in sums.items():
             loss.sums[name + key] = loss.sums.get(name + key, 0.0) + value
         for key, value in largest.items():
@@ -285,6 +284,13 @@ class JointLoss:
 
     def _advantage(self, ref: TextRef | StepsRef) -> float | None:
         return ref.of(self._trajectories).advantage
+
+    def _advantages(self, ref: TextRef | StepsRef, count: int) -> Float[Tensor, "T"]:
+        """Return the advantage of each of the `count` tokens or steps of a segment."""
+        segment = ref.of(self._trajectories)
+        whole = torch.full((count,), segment.advantage or 0.0)
+        own = segment.token_advantages if isinstance(segment, TextSegment) else None
+        return whole if own is None else whole + own
 
 
 def split(trajectories: list[Trajectory], parts: int) -> list[list[Trajectory]]:

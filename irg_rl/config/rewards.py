@@ -7,12 +7,12 @@ from pydantic import Field, field_validator, model_validator
 
 from irg_rl.sections import PathText, Positive, Rate, Section, Share, not_finite
 
-Form = Literal["image", "reflection", "edit", "group"]
+Form = Literal["image", "reflection", "statement", "edit", "group"]
 """What a scorer scores."""
 OF_IMAGES: tuple[Form, ...] = ("image", "group")
 """Forms whose scores belong to images, and so are part of the reward of an image."""
 FORMS_OF_KIND: dict[str, tuple[Form, ...]] = {
-    "verifier": ("image", "reflection", "edit"),
+    "verifier": ("image", "reflection", "statement", "edit"),
     "clip": ("image",),
     "hps": ("image",),
     "pickscore": ("image",),
@@ -49,9 +49,11 @@ class ScorerRecipe(Section):
     repetition, remote (served by `irg-rl reward serve`), or your own class or function as package.module:Name."""
     of: Form = Field(default="image", exclude_if=lambda of: of == "image")
     """What the scorer scores. image: every image, for its prompt. reflection: every reflection, together with the image
-    that it is about. edit: every refined image, together with the image before it and the reflection between the two.
-    group: every image, in comparison with all other images of its group. Scores of reflections and edits are used by
-    `rl.credit: factorised`. Scores of a group are part of the reward of an image, as scores of images are."""
+    that it is about. statement: every single statement of every reflection, so that each word is trained by the
+    statement that it belongs to. edit: every refined image, together with the image before it and the reflection
+    between the two. group: every image, in comparison with all other images of its group. Scores of reflections,
+    statements and edits are used by `rl.credit: factorised`. Scores of a group are part of the reward of an image, as
+    scores of images are."""
     when: dict[str, Condition | list[Condition]] = Field(default={}, exclude_if=lambda when: not when)
     """The prompts that the scorer is used for. A key is a field of the prompt's metadata, and the value is what the
     field must be, or a list of values of which it must be one. `{tag: counting}` means prompts with the tag counting.

@@ -2,16 +2,17 @@
 advantages in the segments.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
 
+from irg_rl.credit import statements
 from irg_rl.credit.nodes import Advantages, Place, place_of, sample_of, write
 from irg_rl.credit.scheme import CreditScheme, Right, scheme_named
 from irg_rl.credit.statistics import ROUNDING, moments, normalise
 from irg_rl.errors import InputError
 from irg_rl.sections import Section
-from irg_rl.trajectory import Group, Trajectory, forks
+from irg_rl.trajectory import Group, Modality, Trajectory, forks
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def assign(
     options: Section | None = None,
     right: Right | None = None,
     segment_weights: Mapping[str, float] | None = None,
+    statement_weights: Mapping[str, float] | None = None,
+    held: Collection[Modality] = (),
 ) -> Summary:
     """Compute the `advantage` of every segment of the group and store it in the segment. An advantage of None means
     that the segment is not trained. A sample is not trained if any score of its images or segments failed.
@@ -96,6 +99,10 @@ def assign(
         how: How the scores of an image are combined; see `combine`.
         segment_weights: Weight of each scorer of reflections and edits, by name. Some schemes use the scores of these
             scorers (`Sample.scores`).
+        statement_weights: Weight of each scorer of statements, by name. They train single tokens of reflections, in
+            addition to the advantages of the scheme (see irg_rl.credit.statements).
+        held: Segments of these modalities are held near the reference model by a KL term. This term is about all of
+            them, so those that the scheme gives no advantage get the advantage 0 and not None.
         options: The options of the scheme, an object of the class `scheme.options`. None means the default options.
         right: The rule that decides whether an image is right (completely correct). With None, an image is right if its
             combined reward is at least the sum of all positive weights.
@@ -111,10 +118,12 @@ def assign(
         raise ValueError(f"credit {scheme} judges whole trajectories, and siblings of this group share segments")
     combined = combine(group, weights, how)
     _require_finite((value for q in combined for value in q if value is not None), "reward", group)
-    scores = [_segment_scores(t, segment_weights or {}) for t in group.trajectories]
+    own, of_statements = segment_weights or {}, statement_weights or {}
+    scores = [_segment_scores(t, own) for t in group.trajectories]
+    failed = [None in _segment_scores(t, of_statements).values() for t in group.trajectories]
     valid = {
         i: [value for value in q if value is not None]
-        for i, q in enumerate(combined) if q and None not in q and None not in scores[i].values()
+        for i, q in enumerate(combined) if q and None not in q and None not in scores[i].values() and not failed[i]
     }  # fmt: skip
     right = Right.by(None, weights) if right is None else right
     samples = [
@@ -131,8 +140,35 @@ def assign(
         chosen.penalise(table, samples, options)
     _require_finite((advantage for row in table for advantage in row.values()), "advantage", group)
     write(group, dict(zip(valid, table)))
+    trained = [group.trajectories[i] for i in valid] if len(valid) >= 2 else []
+    statements.give(trained, of_statements)
+    by_statements = _train_statements(trained)
+    empty = not any(table) and not by_statements
+    if not empty:
+        hold(trained, held)
     mean, std = moments([sample.q[-1] for sample in samples])
-    return Summary(len(samples), len(combined) - len(samples), has_spread, not any(table), mean, std)
+    return Summary(len(samples), len(combined) - len(samples), has_spread or by_statements, empty, mean, std)
+
+
+def _train_statements(trajectories: Iterable[Trajectory]) -> bool:
+    """Give texts that are trained by their statements alone the advantage 0. Return whether any statement trains a
+    token."""
+    found = False
+    for trajectory in trajectories:
+        for text in trajectory.texts:
+            own = text.token_advantages
+            if own is not None and bool((own.abs() > ROUNDING).any()):
+                found = True
+                text.advantage = 0.0 if text.advantage is None else text.advantage
+    return found
+
+
+def hold(trajectories: Iterable[Trajectory], held: Collection[Modality]) -> None:
+    """Give segments of the modalities `held` that have no advantage the advantage 0, so that their KL term counts."""
+    for trajectory in trajectories:
+        for segment in trajectory.segments:
+            if segment.modality in held and segment.advantage is None:
+                segment.advantage = 0.0
 
 
 def _require_finite(values: Iterable[float], what: str, group: Group) -> None:

@@ -12,9 +12,11 @@ from irg_rl.algorithms.base import (
     Selection,
     algorithm_of,
     applying,
+    held_modalities,
     reward_weights,
     scorer_conditions,
     segment_weights,
+    statement_weights,
 )
 from irg_rl.cluster.beats import beating, no_beat
 from irg_rl.cluster.threads import take_thread_share
@@ -22,7 +24,7 @@ from irg_rl.config import Recipe
 from irg_rl.credit import Right, RightOptions, scheme_named
 from irg_rl.driver.drawn import drawn_statistics, scored_statistics
 from irg_rl.prompts import fits
-from irg_rl.trajectory import Group, Prompt
+from irg_rl.trajectory import Group, Modality, Prompt
 from rewards.hub import RewardHub
 from rewards.offload import Offload
 from rewards.segments import score_group
@@ -38,6 +40,8 @@ class CreditSettings:
     how: str = "sum"
     options: dict[str, Any] = field(default_factory=dict)
     segment_weights: dict[str, float] = field(default_factory=dict)  # scorer of reflections or edits -> weight
+    statement_weights: dict[str, float] = field(default_factory=dict)  # scorer of single statements -> weight
+    held: tuple[Modality, ...] = ()  # modalities with a KL term
     perfect_scorer: str | None = None  # an image is right if this scorer gives 1; for None see Right.by
     conditions: Conditions = field(default_factory=dict)  # scorer -> prompts that it is used for
 
@@ -50,16 +54,18 @@ class CreditSettings:
         perfect = asked or next(iter(verifiers), None)
         return cls(
             rl.credit, reward_weights(recipe), recipe.rewards.combine, options.model_dump(), segment_weights(recipe),
-            perfect, scorer_conditions(recipe),
+            statement_weights(recipe), held_modalities(recipe), perfect, scorer_conditions(recipe),
         )  # fmt: skip
 
     def of_prompt(self, prompt: Prompt) -> "CreditSettings":
         """Return the settings with only those scorers that are used for this prompt. If `perfect_scorer` is not used
         for it, the combined reward decides whether an image is right."""
-        own = [applying(weights, self.conditions, prompt) for weights in (self.weights, self.segment_weights)]
+        given = self.weights, self.segment_weights, self.statement_weights
+        own = [applying(weights, self.conditions, prompt) for weights in given]
         used = self.perfect_scorer is not None and fits(prompt, self.conditions.get(self.perfect_scorer, {}))
         return replace(
-            self, weights=own[0], segment_weights=own[1], perfect_scorer=self.perfect_scorer if used else None,
+            self, weights=own[0], segment_weights=own[1], statement_weights=own[2],
+            perfect_scorer=self.perfect_scorer if used else None,
         )  # fmt: skip
 
     def give(self, group: Group) -> credit.Summary:
@@ -71,6 +77,7 @@ class CreditSettings:
         return credit.assign(
             group, scheme, own.weights, how=self.how, options=options, right=right,
             segment_weights=own.segment_weights if scheme.uses_segment_scores else None,
+            statement_weights=own.statement_weights if scheme.uses_segment_scores else None, held=own.held,
         )  # fmt: skip
 
 
@@ -165,15 +172,16 @@ class Critic:
             scored = [[t.rewards[name][k] for t in column] for k, column in enumerate(drawn)]
             columns = [[score for score in column if score is not None] for column in scored]
             means[name] = [sum(column) / len(column) if column else float("nan") for column in columns]
-        for name in self.hub.names("reflection", "edit", prompt=group.prompt):
+        for name in self.hub.names("reflection", "statement", "edit", prompt=group.prompt):
             columns = [[s.scores.get(name) for s in group.segments if s.turn == turn] for turn in range(turns)]
             known = [[score for score in column if score is not None] for column in columns]
             means[name] = [sum(column) / len(column) if column else float("nan") for column in known]
         failures, credit_settings = {}, self.settings.credit.of_prompt(group.prompt)
+        of_segments = credit_settings.segment_weights | credit_settings.statement_weights
         for trajectory in group.trajectories:
             failed = [name for name in credit_settings.weights if None in trajectory.rewards[name]]
             failed += [
-                name for name in credit_settings.segment_weights
+                name for name in of_segments
                 if any(segment.scores.get(name, 0.0) is None for segment in trajectory.segments)
             ]  # fmt: skip
             if failed:
@@ -196,5 +204,5 @@ class Critic:
             scorers=self.hub.log(),
             critic=self.number,
             watched=drawn_statistics(group)
-            | scored_statistics(group, self.hub.held_out, last, credit_settings.segment_weights),
+            | scored_statistics(group, self.hub.held_out, last, of_segments),
         )

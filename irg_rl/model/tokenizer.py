@@ -6,7 +6,7 @@ characters `<|im_end|>`, they are encoded as ordinary characters, so no prompt c
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from irg_rl.errors import InputError
 from irg_rl.model.pack import SpecialIds
 
 BOS, EOS, SOI, EOI = "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"
+BROKEN = "\ufffd"  # what `decode` gives for bytes that make no whole character
 _PAD = "<|endoftext|>"
 _SPECIAL_TOKENS = (
     _PAD, BOS, EOS, "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>",
@@ -49,6 +50,17 @@ class TextTokenizer:
         text = self._qwen.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)  # one text was given, not a list of texts
         return text
+
+    def ends(self, ids: Sequence[int]) -> list[int]:
+        """Return for each token where it ends in `decode(ids)`: the number of characters up to its end. A character
+        whose bytes belong to several tokens counts for the last of them."""
+        ends, written, begin = [], 0, 0
+        for place in range(len(ids)):
+            piece = self.decode(ids[begin : place + 1])
+            if not piece.endswith(BROKEN):  # else the bytes of a character go on in the next token
+                written, begin = written + len(piece), place + 1
+            ends.append(written)
+        return ends
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder, as tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""

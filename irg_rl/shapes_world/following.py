@@ -67,26 +67,27 @@ def following(text: str, before: PictureReading, after: PictureReading) -> float
     parsed = parse_reflection(text)
     edits = () if parsed is None else parsed.edits
     was, now = _contents(before), _contents(after)
-    done = [all(now[cell] == content for cell, content in _asked(edit)) for edit in edits]
-    touched = {cell for edit in edits for cell, _ in _asked(edit)}
+    done = [all(now[cell] == content for cell, content in asked_contents(edit)) for edit in edits]
+    touched = {cell for edit in edits for cell, _ in asked_contents(edit)}
     others = [cell for cell in CELLS if cell not in touched]
     kept = [now[cell] == was[cell] for cell in others if was[cell] != UNCLEAR]
     return (sum(done) / len(done) if done else 1.0) * (sum(kept) / len(kept) if kept else float(not others))
 
 
 Content = tuple[str, str | None] | str
-"""What is in a cell: (shape, colour), "empty", or UNCLEAR if it cannot be read. The size of an object and its exact
+"""What is in a cell: (shape, colour), EMPTY, or UNCLEAR if it cannot be read. The size of an object and its exact
 position in the cell are ignored."""
+EMPTY = "empty"
 UNCLEAR = "unclear"
 
 
 def _contents(reading: PictureReading) -> dict[str, Content]:
-    found: dict[str, Content] = {cell: UNCLEAR if cell in reading.unclear else "empty" for cell in CELLS}
+    found: dict[str, Content] = {cell: UNCLEAR if cell in reading.unclear else EMPTY for cell in CELLS}
     found.update((seen.cell, (seen.shape, seen.color)) for seen in reading.objects)
     return found
 
 
-def _asked(edit: Edit) -> list[tuple[str, Content]]:
+def asked_contents(edit: Edit) -> list[tuple[str, Content]]:
     """Return a pair (cell, content) for each cell that an edit changes. The content is what the cell should hold after
     the edit."""
     thing: Content = (edit.thing.shape, edit.thing.color)
@@ -94,10 +95,10 @@ def _asked(edit: Edit) -> list[tuple[str, Content]]:
         case EditKind.ADD:
             return [(edit.cell, thing)]
         case EditKind.REMOVE:
-            return [(edit.cell, "empty")]
+            return [(edit.cell, EMPTY)]
         case EditKind.RECOLOR:
             return [(edit.cell, (edit.thing.shape, edit.to))]
         case EditKind.RESHAPE:
             return [(edit.cell, (edit.to or "", edit.thing.color))]
         case EditKind.MOVE:
-            return [(edit.cell, "empty"), (edit.to or "", thing)]
+            return [(edit.cell, EMPTY), (edit.to or "", thing)]

@@ -23,9 +23,10 @@ from irg_rl.shapes_world.scene import WORLD
 from irg_rl.shapes_world.scenes import crowded_scene, sample_scene
 from irg_rl.shapes_world.scorer_examples import Examples
 from irg_rl.shapes_world.settings import ShapesSettings
+from irg_rl.shapes_world.statements import statements
 from irg_rl.shapes_world.teacher import parse_reflection, reflection_correct, think_text
 from irg_rl.task import Pixels, Thresholds, Verdict, World
-from irg_rl.trajectory import Prompt
+from irg_rl.trajectory import Prompt, Statement
 
 
 class ShapesWorld(World[ShapesSettings]):
@@ -91,6 +92,14 @@ class ShapesWorld(World[ShapesSettings]):
         if not self._can_read(prompt, image):
             return None
         return reflection_truth(text, read(image), prompt.metadata)
+
+    def statements(self, text: str, image: Pixels, prompt: Prompt) -> list[Statement] | None:
+        """Return the single statements of the reflection `text`, each with the score 1 if it is true of the picture, or
+        if the edit that it asks for would mend a defect, and 0 otherwise. Return None if the checker cannot read the
+        picture or the prompt."""
+        if not self._can_read(prompt, image):
+            return None
+        return statements(text, read(image), prompt.metadata)
 
     def following(self, text: str, before: Pixels, after: Pixels, prompt: Prompt) -> float | None:
         """Return how well the picture `after` follows the reflection `text` on the picture `before`: the share of the

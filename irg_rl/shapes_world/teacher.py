@@ -158,6 +158,45 @@ def _sentence(edit: Edit) -> str:
     return f"{broken} . {room}remove {seen} at {cell} . put {seen} at {edit.to} ."
 
 
+@dataclass(frozen=True)
+class PlacedParts:
+    """Where the parts of a reflection stand in its text, in characters. `sight` has the begin and the end of each
+    clause of the description. `edits` has the begin and the end of each sentence about a defect, with the edit that it
+    asks for. `rest` is the begin of what follows: the end of the text, or a part that is outside of the grammar."""
+
+    sight: list[tuple[int, int]]
+    edits: list[tuple[int, int, Edit]]
+    rest: int
+
+
+def placed_parts(text: str) -> PlacedParts | None:
+    """Return where the parts of a reflection stand. Return None if the text does not begin as a reflection does."""
+    begin = "<think> "
+    if not text.startswith(begin):
+        return None
+    at = len(begin)
+    described = _SIGHT.match(text[at:])
+    sight = [(at + first, at + last) for first, last in clauses(described.group())] if described else []
+    at += described.end() if described else 0
+    edits = []
+    while found := _sentence_at(text[at:]):
+        kind, sentence = found
+        edits.append((at, at + sentence.end(), _edit(kind, sentence.groupdict())))
+        at += sentence.end()
+    return PlacedParts(sight, edits, at)
+
+
+def clauses(description: str) -> list[tuple[int, int]]:
+    """Return the begin and the end of each clause of a description. A clause ends with a comma or a full stop."""
+    ends = [found.end() for found in re.finditer(r" [,.](?: |$)", description)]
+    return list(zip([0, *ends], ends))
+
+
+def _sentence_at(text: str) -> tuple[DefectKind, re.Match[str]] | None:
+    """Return the kind and the match of the sentence about a defect with which the text begins, or None."""
+    return next(((kind, found) for kind, pattern in _PATTERNS.items() if (found := pattern.match(text))), None)
+
+
 def is_stop(text: str) -> bool:
     """Return whether a reflection says that nothing is to be changed."""
     return _statements(text) == f"{NOTHING} "
@@ -184,7 +223,7 @@ def parse_reflection(text: str) -> ParsedReflection | None:
         return ParsedReflection(True)
     edits = []
     while rest:
-        matching = next(((k, m) for k, pattern in _PATTERNS.items() if (m := pattern.match(rest))), None)
+        matching = _sentence_at(rest)
         if matching is None:
             return None
         kind, found = matching

@@ -59,3 +59,15 @@ def test_a_vocabulary_too_small_for_the_bytes_is_refused(tmp_path):
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_tokens_end_where_their_characters_end(tmp_path):
+    tokenizer = train_tokenizer(["one red ring at north . \N{GREEK SMALL LETTER ALPHA}"] * 4, 300, tmp_path)
+    for text in ("one red ring .", "\N{GRINNING FACE} and \N{GREEK SMALL LETTER ALPHA}", ""):
+        ids = tokenizer.encode(text)
+        ends = tokenizer.ends(ids)
+        assert ends == sorted(ends)
+        assert ends[-1:] == [len(text)][: len(ids)]
+        cut = [text[begin:end] for begin, end in zip([0, *ends], ends)]
+        assert "".join(cut) == text
+        assert all(tokenizer.decode([one]) == part for one, part in zip(ids, cut) if part.isascii() and part)
