@@ -11,7 +11,7 @@ from irg_rl.driver.progress import console
 from irg_rl.driver.run_folder import Run, RunError
 from irg_rl.records import FACTS, LOOKS, group_folders, load_groups, look_folder, step_folder
 from irg_rl.report.strips import png, same_size, strip
-from irg_rl.trajectory import Group, TextSegment, Trajectory
+from irg_rl.trajectory import Group, Statement, TextSegment, Trajectory
 
 
 def show_group(folder: Path, step: int | None, group: int | None) -> None:
@@ -82,6 +82,7 @@ def as_table(trajectory: Trajectory) -> Table:
     for segment in trajectory.segments:
         if isinstance(segment, TextSegment):
             said = segment.text if segment.finished else f"{segment.text} (never ended)"
+            said += "".join(f"\n{name}: {_false(segment.text, own)}" for name, own in segment.statements.items())
         else:
             said = ", ".join(f"{name} {_score(values[segment.turn])}" for name, values in trajectory.rewards.items())
         if segment.scores:  # of a reflection or of an edit
@@ -89,6 +90,12 @@ def as_table(trajectory: Trajectory) -> Table:
         advantage = "-" if segment.advantage is None else f"{segment.advantage:+.3f}"
         table.add_row(str(segment.turn), segment.modality, said, advantage)
     return table
+
+
+def _false(text: str, statements: Sequence[Statement]) -> str:
+    """Return the words of the statements that are not true, in quotes."""
+    wrong = [text[one.begin : one.end].strip() for one in statements if one.score < 0.5]
+    return "not true: " + ", ".join(f"“{words}”" for words in wrong) if wrong else "all statements are true"
 
 
 def _score(value: float | None) -> str:

@@ -21,8 +21,8 @@ def statements(text: str, reading: PictureReading, metadata: dict) -> list[State
     * A defect with its edit is one statement. It is true if the picture has fewer defects after the edit than before.
       The edits of a reflection are made one after the other.
     * "nothing to change" is true if the picture is right.
-    * The end of a reflection that asks for edits is true if nothing is left out: as many edits have helped as the
-      picture has defects, or MOST_NAMED of them.
+    * The end of a reflection that asks for edits is true if nothing is left out: no defect is left, or as many
+      edits have helped as the picture has defects, or MOST_NAMED of them.
 
     A part that does not follow the grammar of reflections is false. Raises ValueError if the metadata ask for something
     that the shapes world does not have.
@@ -42,7 +42,7 @@ def statements(text: str, reading: PictureReading, metadata: dict) -> list[State
         found.append(Statement(begin, end, float(left < before)))
     rest = " ".join(text[parts.rest :].split())
     if parts.edits:
-        ends_well = rest == END and helpful >= min(sum(there), MOST_NAMED)
+        ends_well = rest == END and (not any(left) or helpful >= min(sum(there), MOST_NAMED))
     else:
         ends_well = rest == f"{NOTHING} {END}" and not any(there)
     return [*found, Statement(parts.rest, len(text), float(ends_well))]

@@ -20,7 +20,7 @@ from irg_rl.errors import InputError
 from irg_rl.report.strips import png
 from irg_rl.text_in import parse_json, read_text
 from irg_rl.view.run_files import UNREADABLE, Remembered, RunFiles
-from irg_rl.view.shown import ShownImage, ShownSegment, ShownTrajectory
+from irg_rl.view.shown import ShownImage, ShownSegment, ShownTrajectory, statement_parts
 from irg_rl.view.sources import GROUPS
 from irg_rl.view.values import number, section
 
@@ -119,9 +119,10 @@ class StoredGroup:
         scores = {str(name): number(value) for name, value in (segment.get("scores") or {}).items()}
         advantage = number(segment.get("advantage"))
         if segment["kind"] == "text":
+            text = str(segment.get("text", ""))
             return ShownSegment(
-                turn, str(segment.get("text", "")), finished=bool(segment.get("finished", True)), scores=scores,
-                advantage=advantage, shared=shared,
+                turn, text, finished=bool(segment.get("finished", True)), scores=scores, advantage=advantage,
+                shared=shared, statements=statement_parts(text, segment.get("statements")),
             )  # fmt: skip
         address = urlencode({"folder": self.folder, "group": self.place, "segment": place})
         picture = ShownImage(f"segment?{address}", *self.sizes[place]) if place in self.sizes else None

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 PNG_HEADER = struct.Struct(">8s4s4sII")
 """Begin of a PNG file: signature, length of the first block, its name, width and height."""
@@ -40,6 +41,9 @@ class ShownSegment:
     scores: dict[str, float | None] = field(default_factory=dict)
     advantage: float | None = None
     shared: int = 1
+    statements: list[tuple[str, bool | None]] = field(default_factory=list)
+    """The text in parts, if its statements were scored: each part, and whether it is a true statement. None: a part
+    outside of all statements."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,23 @@ class ShownTrajectory:
     @property
     def images(self) -> list[ShownSegment]:
         return [segment for segment in self.segments if not segment.is_text]
+
+
+def statement_parts(text: str, stored: Any) -> list[tuple[str, bool | None]]:
+    """Return the parts of a text whose statements were scored, or [] if they were not. `stored` comes from a file:
+    scorer -> begin, end and score of each statement, in the order of the text. The first scorer is shown. A score of at
+    least a half counts as true."""
+    if not isinstance(stored, dict) or not stored:
+        return []
+    parts: list[tuple[str, bool | None]] = []
+    at = 0
+    try:
+        for begin, end, score in next(iter(stored.values())):
+            parts += [(text[at:begin], None), (text[begin:end], score >= 0.5)]
+            at = end
+    except (TypeError, ValueError):
+        return []
+    return [part for part in [*parts, (text[at:], None)] if part[0]] if parts else []
 
 
 def png_size(data: bytes) -> tuple[int, int]:

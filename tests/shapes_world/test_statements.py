@@ -69,7 +69,8 @@ def test_what_the_teacher_sees_is_true_and_what_it_overlooks_makes_its_end_false
     text, edits = reflect(reading, demand, rng)
     *described, last = statements(text, reading, demand)
     assert all(one.score for one in described[: len(described) - len(edits)])
-    assert last.score == 1
+    if all(one.score for one in described):  # a move of two objects helps only when both are moved
+        assert last.score == 1
     blind, _ = reflect(reading, demand, rng, overlooked=dict.fromkeys(("extra", "missing", "shape", "color"), 1.0))
     if blind != text and NOTHING in blind:
         assert statements(blind, reading, demand)[-1].score == float(judge(reading, demand).correct) == 0

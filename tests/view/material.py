@@ -13,7 +13,7 @@ from irg_rl.records import for_looking, look_folder, save_groups
 from irg_rl.report.kept import kept_path, save_kept
 from irg_rl.report.metrics_log import METRICS, MetricsLog
 from irg_rl.report.samples import SampledTrajectory, SampledTurn
-from irg_rl.trajectory import Group, ImageSegment, Prompt, TextSegment, Trajectory
+from irg_rl.trajectory import Group, ImageSegment, Prompt, Statement, TextSegment, Trajectory
 
 EVIL = "<script>document.title='owned'</script> put red bar at north ."
 """A reflection that is also a script, with a sentence that is an edit."""
@@ -110,6 +110,7 @@ def group(number: int, rewards: tuple[float, float] = (0.0, 1.0)) -> Group:
     for sample, reward in enumerate(rewards):
         own = [text(1, f"sibling {sample} says {EVIL}", reward - 0.5), image(1, 100 + sample, 2 * reward - 1)]
         own[0].scores = {"truth": reward}
+        own[0].statements = {"truth": [Statement(0, 9, 1.0), Statement(10, 14, reward)]}
         siblings.append(
             Trajectory(prompt, sample, [*shared, *own], rewards={"verifier": [0.0, reward], "clip": [0.3, None]})
         )

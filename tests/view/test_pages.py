@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from irg_rl.report.samples import save_samples
+from irg_rl.view.shown import statement_parts
 from tests.view.conftest import serving
 from tests.view.material import EVIL, PROMPTS, SIDE, log, make_run, sampled
 
@@ -202,6 +203,9 @@ def test_a_group_shows_its_siblings_with_advantages_and_scores(served):
         ("zero", "+0.00"), ("zero", "+0.00"), ("minus", "−0.50"), ("minus", "−1.00"),
         ("zero", "+0.00"), ("zero", "+0.00"), ("plus", "+0.50"), ("plus", "+1.00"),
     ]  # fmt: skip
+    assert re.findall(r'<span class="(true|false)"[^>]*>([^<]*)<', page) == [
+        ("true", "sibling 0"), ("false", "says"), ("true", "sibling 1"), ("true", "says"),
+    ]  # fmt: skip
     assert pixels(served, page) == [10, 100, 10, 101]
     assert links(page, "prev") == [] and links(page, "next") == ["group?folder=looks%2Fstep-000010&group=1"]
 
@@ -245,3 +249,13 @@ def test_a_damaged_file_is_one_line_on_the_page_and_never_a_traceback(served, ru
         told += re.findall(r'<p(?: class="problems?")?>([^<]+)</p>', answer.text)
     cut_at_a_line = name == "metrics.jsonl" and cut  # as if it was being written: no problem
     assert cut_at_a_line or any(name.split("/")[-1] in line or "no evaluation" in line for line in told), told
+
+
+@pytest.mark.parametrize(("stored", "parts"), [
+    ({"a": [[0, 3, 1.0], [4, 7, 0.25]]}, [("one", True), (" ", None), ("two", False), (" end", None)]),
+    ({"a": [], "b": [[0, 3, 1.0]]}, []),
+    ({"a": [[0, "x", 1.0]]}, []),
+    ({"a": 3}, []), ([[0, 3, 1.0]], []), (None, []),
+])  # fmt: skip
+def test_a_text_is_shown_in_its_statements_and_damaged_ones_are_left_out(stored, parts):
+    assert statement_parts("one two end", stored) == parts
