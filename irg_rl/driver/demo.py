@@ -35,7 +35,8 @@ SETTINGS = (
 SHORT_RL = (
     "budget_minutes.rl=2", "sampling.turns=1", "sampling.points=4", "evaluation.points=4",
     "rl.updates=20", "rl.groups=16", "rl.groups_per_batch=16", "rl.group_size=6", "rl.forks=null",
-    "rl.prompt_mix={scene: 0, single_object: 0, colors: 0, counting: 0, two_object: 0, color_attr: 0, position: 1}",
+    "rl.kl_image=0", "rl.prompt_mix={scene: 0, scene/2: 0, scene/3: 0, scene/4: 0, single_object: 0, colors: 0, "
+    "counting: 0, two_object: 0, color_attr: 0, position: 1}",
     "rl.noise.window_range=[0, 2]", "rl.noise.window_size=1", "rl.credit=trajectory", "rl.options.times_per_image=2",
     "rl.optimizer.lr=1.5e-4", "rl.optimizer.gen_lr=1.5e-4", "rl.optimizer.schedule=constant",
     "rl.optimizer.final_lr_share=0", "rl.checkpoint_every=20",
