@@ -110,7 +110,10 @@ class RLRecipe(Section):
     text_weight: Weight = 1.0
     image_weight: Weight = 1.0
     kl_text: Weight = 0.0
+    """Weight of the distance to the base model, over all sampled texts."""
     kl_image: Weight = 0.0
+    """Weight of the distance to the base model, over all drawn images. It also holds images that get no advantage, such
+    as the first image of a group with `forks`, which has no sibling."""
     noise: NoiseRecipe | None = NoiseRecipe()
     """Which denoising steps are stochastic. grpo trains these steps. null: images are drawn without noise. With grpo,
     null is not allowed."""
