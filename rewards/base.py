@@ -127,7 +127,7 @@ class Counting(Protocol):
         ...
 
 
-def share_true(statements: Sequence[Statement]) -> float:
+def mean_score(statements: Sequence[Statement]) -> float:
     """Return the mean score of the statements of a text, or 0 if it makes none."""
     return sum(one.score for one in statements) / max(len(statements), 1)
 

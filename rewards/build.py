@@ -33,7 +33,7 @@ class ScorerSpec:
     kind: str  # a key of KINDS, or "package.module:Name" for your own class or function
     weight: float = 1.0  # share in the combined reward
     held_out: bool = False  # logged, but never part of the reward
-    of: str = "image"  # what the scorer scores: image, reflection, edit or group
+    of: str = "image"  # what the scorer scores: a key of FORMS
     when: dict[str, Any] = field(default_factory=dict)  # the prompts that it is used for; see irg_rl.prompts.fits
     options: dict = field(default_factory=dict)
 

@@ -10,7 +10,8 @@ The names of the first parameters say what a function scores. All other paramete
 | images, prompt | group |
 | those of a reward function of trl | reflection (see rewards/trl_functions.py) |
 
-A function returns one number per image or reflection, and None where it failed. An exception is a bug of the function.
+A function returns one number per image or reflection, and None where it failed. Single statements (`of: statement`) are
+scored by classes alone. An exception is a bug of the function.
 """
 
 import inspect

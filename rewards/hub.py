@@ -24,8 +24,8 @@ from rewards.base import (
     Scorer,
     ScorerUnavailable,
     TooManyFailures,
+    mean_score,
     require_pairs,
-    share_true,
 )
 from rewards.build import ScorerSpec, build_scorer, can_score
 from rewards.pairwise import compare_all
@@ -158,10 +158,10 @@ class RewardHub:
     def score_statements(
         self, images: list[Image], prompts: list[Prompt], texts: list[str]
     ) -> dict[str, list[list[Statement] | None]]:
-        """Score the single statements of reflections with all scorers of statements. Returns a dict: name of the scorer
-        -> one list of statements per reflection. The text `texts[i]` is about `images[i]`, which was drawn for
-        `prompts[i]`. A list is None if the scorer failed in all tries, or if it is not used for the prompt. Raises
-        TooManyFailures if a scorer fails too often."""
+        """Score the single statements of reflections with all scorers of statements. Returns a dict: name of the
+        scorer -> one list of statements per reflection, in the order of the text. The text `texts[i]` is about
+        `images[i]`, which was drawn for `prompts[i]`. A list is None if the scorer failed in all tries, or if it is not
+        used for the prompt. Raises TooManyFailures if a scorer fails too often."""
         require_pairs(images, prompts)
         return {name: self._statements(name, images, prompts, texts) for name in self.names("statement")}
 
@@ -174,8 +174,8 @@ class RewardHub:
             *asked, places = columns
             answers = scorer.score_statements(*asked)
             for place, answer in zip(places, answers, strict=True):
-                found[place] = answer
-            return [None if answer is None else share_true(answer) for answer in answers]
+                found[place] = None if answer is None else _plain(answer)
+            return [None if (own := found[place]) is None else mean_score(own) for place in places]
 
         scores = self._values(name, prompts, call, images, prompts, texts, range(len(texts)))
         return [None if score is None else answer for score, answer in zip(scores, found, strict=True)]
@@ -291,3 +291,8 @@ class RewardHub:
             if isinstance(scorer, Counting):
                 numbers |= {f"reward/{name}/{key}": value for key, value in scorer.counts().items()}
         return numbers
+
+
+def _plain(statements: Sequence[Sequence[Any]]) -> list[Statement]:
+    """Return the statements of a scorer as plain Python numbers, in the order of the text."""
+    return sorted(Statement(int(begin), int(end), float(score)) for begin, end, score in statements)

@@ -3,7 +3,7 @@ texts about its images) and for edits (changes from one image to the next). Refl
 too."""
 
 from irg_rl.trajectory import Group, ImageSegment, Prompt, TextSegment, score_images
-from rewards.base import Image, Score, share_true
+from rewards.base import Image, Score, mean_score
 from rewards.hub import RewardHub
 
 
@@ -64,5 +64,5 @@ def _score_reflections(asked: list[tuple[TextSegment, ImageSegment]], prompt: Pr
     for number, text in enumerate(texts):
         text.scores = {name: of_texts[name][number] for name in whole}
         found = {name: of_statements[name][number] for name in parts}
-        text.scores |= {name: None if own is None else share_true(own) for name, own in found.items()}
+        text.scores |= {name: None if own is None else mean_score(own) for name, own in found.items()}
         text.statements = {name: own for name, own in found.items() if own is not None}

@@ -15,8 +15,8 @@ from rollouts.drawing import window
 SMALLEST = 512 * 2**20
 SPARE = 1.2
 """The store needs more than its contents, because the free memory is in pieces."""
-TOKEN_BYTES = 16
-"""Bytes of one token of a text: id (8), log-probability (4), and about four letters."""
+TOKEN_BYTES = 24
+"""Bytes of one token of a text: id (8), log-probability (4), its end (4), its advantage (4), and about four letters."""
 
 
 def recorded_steps(recipe: Recipe) -> int:

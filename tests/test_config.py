@@ -699,6 +699,17 @@ def test_scores_of_reflections_want_a_credit_that_uses_them():
     assert recipe.rewards.scorers[1].of == "reflection"
 
 
+def test_single_statements_are_for_losses_of_single_tokens():
+    scorer = "{name: said, kind: verifier, of: statement}"
+    given = [f"rewards.scorers=[{{name: verifier, kind: verifier}}, {scorer}]", "rl.credit=factorised"]
+    assert load_recipe(CONFIGS / "shapes-smoke.yaml", given).rewards.scorers[1].of == "statement"
+    with pytest.raises(RecipeError, match="said scores single statements: set rl.importance=token"):
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [*given, "rl.importance=sequence"])
+    with pytest.raises(RecipeError, match="statements are scored by verifier, or by a class of your own"):
+        judged = given[0].replace("kind: verifier, of", "kind: judge, of")
+        load_recipe(CONFIGS / "shapes-smoke.yaml", [judged, "rl.credit=factorised"])
+
+
 def test_a_reward_of_reflections_alone_is_none():
     with pytest.raises(RecipeError, match="add a scorer of images"):
         load_recipe(CONFIGS / "shapes-smoke.yaml", [f"rewards.scorers=[{TRUTH}]", "rl.credit=factorised"])
@@ -715,7 +726,7 @@ def test_a_scorer_of_images_alone_is_not_asked_for_edits():
     [
         ("kind: form", "scorers of kind 'form' score reflections alone; images are scored by verifier, clip"),
         ("kind: jpeg, of: group", "score images alone; groups are scored by judge, mllm"),
-        ("kind: verifier, of: group", "score images and reflections and edits alone"),
+        ("kind: verifier, of: group", "score images and reflections and statements and edits alone"),
         ("kind: mllm", "path: name the folder of the model; a run trains no scorers of kind 'mllm'"),
         ("kind: jpeg, path: /m", "path: not a setting of scorers of kind 'jpeg'"),
         ("kind: jpeg, when: {tag: {a: 1}}", "when"),

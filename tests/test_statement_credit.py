@@ -1,10 +1,12 @@
 """Credit of single statements: from characters to tokens, and what the loss makes of it."""
 
+import numpy as np
 import pytest
 import torch
 
 from irg_rl.credit import assign
 from irg_rl.credit.statements import on_tokens
+from irg_rl.errors import InputError
 from irg_rl.records import for_looking, load_groups, save_groups
 from irg_rl.trajectory import Group, Modality, Statement
 from rewards.base import TooManyFailures
@@ -68,6 +70,38 @@ def test_a_lone_reflection_is_trained_by_its_statements():
     assert one.advantage == 0.0
     assert one.token_advantages.tolist() == [1.0, 1.0, -1.0, -1.0]
     assert summary.has_spread
+
+
+def test_the_end_of_a_text_belongs_to_its_last_statement():
+    empty = text_of((0, 0, 0.0), ends=(0, 0, 0, 0))
+    empty.text = ""
+    assert on_tokens(empty, empty.statements["truth"], 0.5).tolist() == [0, 0, 0, -0.5]
+    cut = text_of((0, 5, 1.0))
+    cut.finished = False
+    assert on_tokens(cut, cut.statements["truth"], 0.5).tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_a_text_without_ends_is_an_error_that_says_what_to_do():
+    text = text_of((0, 9, 1.0))
+    text.ends = None
+    with pytest.raises(InputError, match="sample it with this version"):
+        on_tokens(text, text.statements["truth"], 0.5)
+
+
+def test_a_lone_text_that_was_cut_off_has_its_penalty():
+    one, other = text_of((0, 5, 1.0), (5, 9, 0.0)), text_of((0, 9, 1.0))
+    one.finished = False
+    group = group_with(one, other)
+    group.trajectories[1].segments[2] = one
+    assign(group, "factorised", {"score": 1.0}, statement_weights=WEIGHTS)
+    assert one.advantage == -1.0
+
+
+def test_token_advantages_of_another_scheme_are_forgotten():
+    group = group_with(text_of((0, 5, 1.0), (5, 9, 0.0)), text_of((0, 9, 1.0)))
+    assign(group, "factorised", {"score": 1.0}, statement_weights=WEIGHTS)
+    assign(group, "trajectory", {"score": 1.0})
+    assert all(text.token_advantages is None for t in group.trajectories for text in t.texts)
 
 
 def test_a_sample_whose_statements_could_not_be_scored_is_not_trained():
@@ -169,7 +203,8 @@ class Halves:
         self.failures -= 1
         if self.failures >= 0:
             return [None] * len(texts)
-        return [[Statement(0, len(t) // 2, 1.0), Statement(len(t) // 2, len(t), 0.0)] for t in texts]
+        halves = [np.int64(len(t) // 2) for t in texts]  # in another order, and as numbers that JSON does not know
+        return [[Statement(k, len(t), 0.0), Statement(0, k, np.float32(1))] for k, t in zip(halves, texts)]
 
 
 def hub_of(failures, **settings):
@@ -184,7 +219,9 @@ def test_the_hub_asks_again_and_a_failure_is_no_statement(world, failures, expec
     for trajectory in drawn:
         text = trajectory.texts[1]
         assert text.scores == {"halves": expected}
-        assert [len(own) for own in text.statements.values()] == ([] if expected is None else [2])
+        scores = [[one.score for one in own] for own in text.statements.values()]
+        assert scores == ([] if expected is None else [[1, 0]])
+        assert all(type(value) in (int, float) for own in text.statements.values() for one in own for value in one)
         assert trajectory.texts[0].statements == {}
 
 

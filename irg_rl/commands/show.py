@@ -82,7 +82,7 @@ def as_table(trajectory: Trajectory) -> Table:
     for segment in trajectory.segments:
         if isinstance(segment, TextSegment):
             said = segment.text if segment.finished else f"{segment.text} (never ended)"
-            said += "".join(f"\n{name}: {_false(segment.text, own)}" for name, own in segment.statements.items())
+            said += "".join(f"\n{name}: {_false(segment.text, own)}" for name, own in segment.statements.items() if own)
         else:
             said = ", ".join(f"{name} {_score(values[segment.turn])}" for name, values in trajectory.rewards.items())
         if segment.scores:  # of a reflection or of an edit

@@ -214,6 +214,12 @@ class Recipe(Section):
                 f"rl.credit {rl.credit} judges whole trajectories and knows no forks: choose {', '.join(others)}, or "
                 "leave rl.forks out"
             )
+        of_statements = [s.name for s in self.rewards.scorers if s.of == "statement" and not s.held_out]
+        if of_statements and rl.importance == "sequence":
+            problems.append(
+                "rl.importance sequence gives all tokens of a text the mean of their advantages, and "
+                f"{of_statements[0]} scores single statements: set rl.importance=token"
+            )
         names = [scorer.name for scorer in self.rewards.scorers]
         asked = rl.credit_options.perfect_scorer if isinstance(rl.credit_options, RightOptions) else None
         if asked is not None and asked not in names:

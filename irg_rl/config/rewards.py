@@ -97,9 +97,10 @@ class ScorerRecipe(Section):
         can = FORMS_OF_KIND.get(self.kind, (self.of,))
         if self.of not in can:
             others = ", ".join(kind for kind, forms in FORMS_OF_KIND.items() if self.of in forms)
+            own = "a class" if self.of == "statement" else "a class or function"
             raise ValueError(
                 f"of: {self.of}: scorers of kind {self.kind!r} score {' and '.join(f'{form}s' for form in can)} alone; "
-                f"{self.of}s are scored by {others}, or by a class or function of your own"
+                f"{self.of}s are scored by {others}, or by {own} of your own"
             )
         return self
 

@@ -22,7 +22,7 @@ class Summary:
     Attributes:
         trained: Number of samples that have all their scores.
         dropped: Number of samples that are left out because a score failed or because they have no image.
-        has_spread: True if the rewards gave any segment an advantage other than 0.
+        has_spread: True if the rewards gave any segment, or the statements any token, an advantage other than 0.
         empty: True if no segment has an advantage, so there is nothing to train on.
         reward_mean, reward_std: Mean and standard deviation of the combined reward of the final image, over the samples
             that `trained` counts.
@@ -141,8 +141,8 @@ def assign(
     _require_finite((advantage for row in table for advantage in row.values()), "advantage", group)
     write(group, dict(zip(valid, table)))
     trained = [group.trajectories[i] for i in valid] if len(valid) >= 2 else []
-    statements.give(trained, of_statements)
-    by_statements = _train_statements(trained)
+    statements.give_token_advantages(trained, of_statements)
+    by_statements = _train_lone_texts(trained, getattr(options, "malformed_penalty", 0.0))
     empty = not any(table) and not by_statements
     if not empty:
         hold(trained, held)
@@ -150,16 +150,17 @@ def assign(
     return Summary(len(samples), len(combined) - len(samples), has_spread or by_statements, empty, mean, std)
 
 
-def _train_statements(trajectories: Iterable[Trajectory]) -> bool:
-    """Give texts that are trained by their statements alone the advantage 0. Return whether any statement trains a
-    token."""
+def _train_lone_texts(trajectories: Iterable[Trajectory], penalty: float) -> bool:
+    """Give texts that are trained by their statements alone the advantage 0, or -`penalty` if they were cut off. Return
+    whether any statement trains a token."""
     found = False
     for trajectory in trajectories:
         for text in trajectory.texts:
             own = text.token_advantages
             if own is not None and bool((own.abs() > ROUNDING).any()):
                 found = True
-                text.advantage = 0.0 if text.advantage is None else text.advantage
+                if text.advantage is None:
+                    text.advantage = 0.0 if text.finished else -penalty
     return found
 
 

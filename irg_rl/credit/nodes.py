@@ -179,6 +179,8 @@ def write(group: Group, rows: Mapping[int, Mapping[Place, float]]) -> None:
     key is a dict from a place, the pair (turn, modality), to an advantage. A segment without an advantage gets None."""
     for segment in group.segments:
         segment.advantage = None
+        if isinstance(segment, TextSegment):
+            segment.token_advantages = None
     for i, row in rows.items():
         for segment in group.trajectories[i].segments:
             segment.advantage = row.get(place_of(segment))

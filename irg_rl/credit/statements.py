@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from irg_rl.credit.statistics import mean
+from irg_rl.errors import InputError
 from irg_rl.trajectory import Statement, TextSegment, Trajectory
 
 
-def give(trajectories: Sequence[Trajectory], weights: Mapping[str, float]) -> None:
+def give_token_advantages(trajectories: Sequence[Trajectory], weights: Mapping[str, float]) -> None:
     """Store the `token_advantages` of all reflections of the trajectories, which belong to one group. `weights` has the
     weight of each scorer of statements.
 
@@ -25,8 +26,6 @@ def give(trajectories: Sequence[Trajectory], weights: Mapping[str, float]) -> No
     that several trajectories share counts once.
     """
     texts = {id(text): text for trajectory in trajectories for text in trajectory.texts if text.turn}.values()
-    for text in texts:
-        text.token_advantages = None
     for name, weight in weights.items():
         scored = [text for text in texts if name in text.statements]
         for turn in sorted({text.turn for text in scored}):
@@ -43,11 +42,13 @@ def _add(text: TextSegment, values: Float[Tensor, "T"]) -> None:
 def on_tokens(text: TextSegment, statements: Iterable[Statement], centre: float) -> Float[Tensor, "T"]:
     """Return for each token of a text the score of its statement minus `centre`, or 0 for a token outside of all
     statements. A token belongs to the statement of its last character. The end-of-text token belongs to the statement
-    that ends the text."""
+    that ends the text. Raises InputError if the sampler has not recorded where the tokens end."""
     if text.ends is None:
-        raise ValueError(f"a text of turn {text.turn} has scored statements and no `ends`: sample it again")
+        raise InputError(f"a text of turn {text.turn} does not say where its tokens end: sample it with this version")
     last: Int[Tensor, "T"] = text.ends - 1
     values = torch.zeros(len(last))
     for begin, end, score in statements:
         values[(last >= begin) & (last < end)] = score - centre
+        if text.finished and end == len(text.text):
+            values[-1] = score - centre
     return values

@@ -32,6 +32,7 @@ class TextTokenizer:
 
     def __init__(self, qwen: Qwen2Tokenizer, source: str) -> None:
         self._qwen = qwen
+        self._pieces: dict[int, str] = {}  # token -> its characters, as far as they were asked for
         known = qwen.get_added_vocab()
         missing = [token for token in (BOS, EOS, SOI, EOI) if token not in known]
         if missing:
@@ -55,12 +56,17 @@ class TextTokenizer:
         """Return for each token where it ends in `decode(ids)`: the number of characters up to its end. A character
         whose bytes belong to several tokens counts for the last of them."""
         ends, written, begin = [], 0, 0
-        for place in range(len(ids)):
-            piece = self.decode(ids[begin : place + 1])
+        for place, one in enumerate(ids):
+            piece = self._piece(one) if begin == place else self.decode(ids[begin : place + 1])
             if not piece.endswith(BROKEN):  # else the bytes of a character go on in the next token
                 written, begin = written + len(piece), place + 1
             ends.append(written)
         return ends
+
+    def _piece(self, one: int) -> str:
+        if one not in self._pieces:
+            self._pieces[one] = self.decode([one])
+        return self._pieces[one]
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder, as tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""

@@ -1,6 +1,8 @@
 """Splits a reflection into its statements, and says which of them are true of the picture. RL trains every word of a
 reflection by the statement that it belongs to (irg_rl.credit.statements)."""
 
+from collections import Counter
+
 from irg_rl.shapes_world.check import DefectKind, judge_demand
 from irg_rl.shapes_world.constraints import Demand, parse_metadata
 from irg_rl.shapes_world.edits import Edit, EditKind
@@ -17,9 +19,9 @@ def statements(text: str, reading: PictureReading, metadata: dict) -> list[State
     """Return the statements of a reflection in their order, each with the score 1 or 0. `reading` has the objects that
     were found in the picture, and `metadata` says what the prompt asks for.
 
-    * A clause of the description is true if the teacher would say it of the picture.
+    * A clause of the description is true if the teacher would say it of the picture, and as often as the teacher.
     * A defect with its edit is one statement. It is true if the picture has fewer defects after the edit than before.
-      The edits of a reflection are made one after the other.
+      The edits of a reflection are made one after the other. So where two objects must move, the first move is false.
     * "nothing to change" is true if the picture is right.
     * The end of a reflection that asks for edits is true if nothing is left out: no defect is left, or as many
       edits have helped as the picture has defects, or MOST_NAMED of them.
@@ -31,8 +33,11 @@ def statements(text: str, reading: PictureReading, metadata: dict) -> list[State
     if parts is None:
         return [Statement(0, len(text), 0.0)]
     seen = sight_text(reading, metadata)
-    true = {_words(seen[begin:end]) for begin, end in clauses(seen)}
-    found = [Statement(begin, end, float(_words(text[begin:end]) in true)) for begin, end in parts.sight]
+    true, found = Counter(_words(seen[begin:end]) for begin, end in clauses(seen)), []
+    for begin, end in parts.sight:
+        words = _words(text[begin:end])
+        found.append(Statement(begin, end, float(true[words] > 0)))
+        true[words] -= 1
     board, demand = {one.cell: one for one in reading.objects}, parse_metadata(metadata)
     there = left = _defects(board, demand)
     helpful = 0

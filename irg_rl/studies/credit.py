@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from irg_rl.algorithms.base import algorithm_of, segment_weights
+from irg_rl.algorithms.base import algorithm_of, segment_weights, statement_weights
 from irg_rl.algorithms.learner import Learner
 from irg_rl.config import RLRecipe
 from irg_rl.credit import SCHEMES, CreditScheme, assign, carried, scheme_named
@@ -150,6 +150,8 @@ class Credit(Study[CreditStudySettings]):
             return f"judges whole trajectories, and rl.forks {forks} makes siblings share segments: give rl.forks={{}}"
         if scheme.uses_segment_scores and self.bench.score_segments is None:
             return "uses scores of reflections and edits: give a scorer with `of: reflection` or `of: edit`"
+        if scheme.uses_segment_scores and (others := sorted(statement_weights(subject.recipe))):
+            return f"uses scores of single statements, which this study has not: leave {', '.join(others)} out"
         return None
 
     def _drawn(self, subject: Subject) -> dict:

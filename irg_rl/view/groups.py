@@ -203,6 +203,8 @@ def advantage_spread(groups: Sequence[StoredGroup]) -> dict[GroupKind, float]:
     values: dict[GroupKind, list[float]] = {}
     for group in groups:
         for kind, found in group.advantages().items():
+            if len(found) < 2:  # one segment for all siblings, such as the first image of a group with forks
+                continue
             values.setdefault(kind, []).extend(found)
     return {kind: statistics.pstdev(found) for kind, found in sorted(values.items()) if len(found) > 1}
 

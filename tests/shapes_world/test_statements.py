@@ -32,6 +32,7 @@ def said(text, reading=PICTURE, demand=TWO_RINGS):
     (f"{SEES} {REMOVE} one ring is extra . remove blue ring at east .", [True, True, True, False, True]),
     (f"{SEES} one ring is extra . remove the ring .", [True, True, False]),
     (SEES, [True, True, False]),
+    (f"{SEES.replace('one bar', 'one bar at south : one , one bar')} {REMOVE}", [True, True, False, True, True]),
 ])  # fmt: skip
 def test_each_statement_of_a_reflection_has_its_own_truth(text, expected):
     assert [true for _, true in said(text)] == expected
